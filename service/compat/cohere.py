@@ -11,7 +11,15 @@ from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import write_json
 from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
-from anykey.service.compat.fields import Served, check_number, may_cut, read_fields, role_of, served_of
+from anykey.service.compat.fields import (
+    Served,
+    check_most_tokens,
+    check_number,
+    may_cut,
+    read_fields,
+    role_of,
+    served_of,
+)
 from anykey.service.compat.numbers import Numbers, numbers_of, written
 from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
 from anykey.service.embedding.vectors import width_of
@@ -47,6 +55,7 @@ class CohereEmbedRequest(BaseModel):
     output_dimension: StrictInt | None = Field(
         None, description="How many numbers of a vector; only those that the model was trained to be cut to."
     )
+    max_tokens: StrictInt | None = Field(None, description="Not less than the model's context, where texts are cut.")
     truncate: StrictStr | None = Field(
         None, description="`END` cuts a text beyond the model's context, `NONE` makes it an error. Absent: END."
     )
@@ -97,6 +106,7 @@ def _asked(served: Served, body: bytearray) -> Asked:
     """What a body asks for, and how its answer is written."""
     fields = read_fields(body, CohereEmbedRequest)
     served.model_of(fields.model)
+    check_most_tokens(fields.max_tokens, served.encoder.context_length, "max_tokens")
     width = width_of(fields.output_dimension, "output_dimension", served.encoder)
     kinds = list(dict.fromkeys(fields.embedding_types or [Numbers.FLOAT.value]))
     numbers = {kind: numbers_of("float" if kind == BASE64 else kind, "embedding_types") for kind in kinds}

@@ -29,6 +29,7 @@ IMAGE_FIELDS = (
     "inline_data",
     "inlineData",
 )
+LISTS = ("content", "parts")  # of parts that are one item; the second is Gemini's word
 TYPES = frozenset({"text", "input_text", "image", "image_url", "image_base64", "input_image"})
 OTHER_KINDS = ("video", "audio", "input_audio", "input_video", "video_url", "video_base64", "audio_url", "file")
 ROLES_OF_INSTRUCTIONS = ("system", "developer")
@@ -51,12 +52,13 @@ def item_part(value: Any, where: str, limits: Limits, kind: str | None = None) -
     content = _Content(limits)
     if isinstance(value, list):
         content.add_conversation(value, where)
-    elif isinstance(value, dict) and value.get("content") is not None:
-        content.add_content(value["content"], f"{where}.content")
-    elif isinstance(value, dict) and value.get("parts") is not None:  # Gemini's word
-        content.add_content(value["parts"], f"{where}.parts")
+    elif isinstance(value, dict) and (name := next((name for name in LISTS if value.get(name) is not None), None)):
+        _check_alone(value, name, where)
+        content.add_content(value[name], f"{where}.{name}")
     else:
         content.add(value, where, kind)
+    if isinstance(value, dict):
+        content.add_instruction(value, where)
     return content.as_part(where)
 
 
@@ -79,6 +81,7 @@ class _Content:
             place = f"{where}[{number}]"
             if not isinstance(message, dict) or "role" not in message:
                 raise InvalidRequestError(f"{place}: expected a message with role and content, got {shown(message)}")
+            _check_alone(message, "content", place)
             content = message.get("content")
             if message["role"] in ROLES_OF_INSTRUCTIONS:
                 self._instructions.append(_only_text(content, f"{place}.content"))
@@ -88,6 +91,13 @@ class _Content:
                 raise InvalidRequestError(
                     f"{place}: expected role user or system, got {shown(message['role'])}; an item has one side only"
                 )
+
+    def add_instruction(self, value: Mapping[str, Any], where: str) -> None:
+        """What an object says of itself besides what it holds, in our own words."""
+        if value.get("instruction") is not None:
+            self._instructions.append(_only_text(value["instruction"], f"{where}.instruction"))
+        if value.get("text_weight") is not None:
+            raise InvalidRequestError(f"{where}.text_weight: ask POST /embed for a text that counts more or less")
 
     def add_content(self, content: Any, where: str) -> None:
         """A string, or a list of parts."""
@@ -145,9 +155,11 @@ class _Content:
 
     def _add_image(self, image: Any, where: str) -> None:
         if isinstance(image, dict):
-            field = next((name for name in IMAGE_FIELDS if isinstance(image.get(name), str)), None)
-            if field is not None:
-                where, image = f"{where}.{field}", image[field]
+            fields = [name for name in IMAGE_FIELDS if isinstance(image.get(name), str)]
+            if len(fields) > 1:
+                raise InvalidRequestError(f"{where}: expected one image, got {' and '.join(fields)}")
+            if fields:
+                where, image = f"{where}.{fields[0]}", image[fields[0]]
         if not isinstance(image, str):
             raise InvalidRequestError(f"{where}: expected an image as base64 or as a data URI, got {shown(image)}")
         if len(self._images) == self._limits.max_images:
@@ -173,6 +185,14 @@ class _Content:
             raise InvalidRequestError(f"{where}: expected a text, an image, or both; both are absent or empty")
         item = Item(text=text or None, images=tuple(self._images))
         return ItemPart(item, instruction=instruction or None, where=where)
+
+
+def _check_alone(value: Mapping[str, Any], name: str, where: str) -> None:
+    """Makes sure that an object with a list of parts has nothing beside it that would be embedded, too."""
+    others = (*LISTS, *TEXT_FIELDS, *IMAGE_FIELDS, *OTHER_KINDS, "images")
+    for other in others:
+        if other != name and value.get(other) is not None:
+            raise InvalidRequestError(f"{where}: expected all of an item in {name}, got {other} beside it")
 
 
 def _only_text(content: Any, where: str) -> str:

@@ -128,15 +128,35 @@ def role_of(**words: str | None) -> Role:
     """What items are embedded for, by the fields that a dialect has for it; without any, as queries.
 
     Raises:
-        InvalidRequestError: an unknown word; says which field it is in.
+        InvalidRequestError: an unknown word, or two that contradict each other; says which field it is in.
     """
+    said = {}
     for field, word in words.items():
         if word is None:
             continue
         if word not in ROLE_OF:
             raise InvalidRequestError(f"{field} must be one of {', '.join(ROLE_OF)}, got {shown(word)}")
-        return ROLE_OF[word]
-    return Role.QUERY
+        said[field] = ROLE_OF[word]
+    if len(set(said.values())) > 1:
+        raise InvalidRequestError(f"{' and '.join(said)}: expected one of both, or two that mean the same")
+    return next(iter(said.values()), Role.QUERY)
+
+
+def refuse_undone(fields: BaseModel, undone: Mapping[str, tuple[Sequence[Any], str]]) -> None:
+    """Makes sure that a request does not ask for vectors of another kind than there are.
+
+    Args:
+        fields: The request.
+        undone: For each field that decides what vectors are, the values that say what is done here anyway, and what
+            that is.
+
+    Raises:
+        InvalidRequestError: another value.
+    """
+    for name, (done, how) in undone.items():
+        value = getattr(fields, name)
+        if value is not None and not any(value is one or (value == one and type(value) is type(one)) for one in done):
+            raise InvalidRequestError(f"{name}: {how}, got {shown(value)}")
 
 
 def check_number(number: int, limit: int, where: str) -> None:
@@ -163,6 +183,18 @@ def may_cut(truncate: Any, field: str) -> bool:
     if truncate in (False, "NONE", "none"):
         return False
     raise InvalidRequestError(f"{field}: texts are cut at their end or not at all, got {shown(truncate)}")
+
+
+def check_most_tokens(most: int | None, context: int, field: str) -> None:
+    """Makes sure that no text is to be cut before the model's context ends.
+
+    Raises:
+        InvalidRequestError: one is.
+    """
+    if most is not None and most < context:
+        raise InvalidRequestError(
+            f"{field}: texts are cut where the model's context ends, at {context} tokens, got {most}"
+        )
 
 
 def numbers_of_vector(value: Sequence[Any], where: str) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings_
 from anykey.service.compat.fields import Served, served_of
 from anykey.service.compat.openapi import EMBED_ERRORS, dialect_errors
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
+from anykey.service.lifecycle import index_of
 from anykey.service.queries.query import ItemPart, parse_json
 from anykey.service.queries.wrong_values import shown
 from anykey.service.requests.body import form_parser
@@ -81,9 +82,10 @@ async def predict(request: Request) -> Response:
     return await answer_embeddings_of(request, form_parser(request.headers, served.limits, partial(_asked, served)))
 
 
-@router.get("/ping", response_class=PlainTextResponse)
-async def ping() -> PlainTextResponse:
+@router.get("/ping", response_class=PlainTextResponse, responses=dialect_errors("not_found"))
+async def ping(request: Request) -> PlainTextResponse:
     """Answers `pong`, by which immich knows that this is a machine learning server."""
+    index_of(request)  # which there has to be, if the address names one
     return PlainTextResponse("pong")
 
 
@@ -99,6 +101,8 @@ def _asked(served: Served, form: Sequence[Part]) -> Asked:
         raise InvalidRequestError(
             f"expected a field {'text' if kind == TEXTUAL else 'image'} with {kind}; it is absent"
         )
+    if (other := "image" if kind == TEXTUAL else "text") in fields:
+        raise InvalidRequestError(f"{other}: expected nothing to embed beside what {kind} asks for")
     item = _text(part, served.limits) if kind == TEXTUAL else _image(part, served.limits)
 
     def write(_request_id: str, made: Sequence[Embedding]) -> bytes:

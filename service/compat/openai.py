@@ -11,8 +11,17 @@ from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import write_json
 from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
-from anykey.service.compat.fields import STARTED_AT, Served, check_number, may_cut, read_fields, role_of, served_of
-from anykey.service.compat.numbers import numbers_of, written
+from anykey.service.compat.fields import (
+    STARTED_AT,
+    Served,
+    check_number,
+    may_cut,
+    read_fields,
+    refuse_undone,
+    role_of,
+    served_of,
+)
+from anykey.service.compat.numbers import Numbers, numbers_of, written
 from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
 from anykey.service.embedding.vectors import width_of
 from anykey.service.errors import InvalidRequestError, NotFoundError
@@ -22,6 +31,27 @@ from anykey.service.schemas import Limits
 
 router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
+_NORMALIZED = ((True,), "each vector has the length 1, true")
+_INSTRUCTED = ((), "what to look for is the content of a system message, or the instruction of an object of input")
+UNDONE: dict[str, tuple[Sequence[Any], str]] = {
+    "late_chunking": ((False,), "each item is embedded on its own, false"),
+    "truncate_prompt_tokens": ((-1,), "texts are cut where the model's context ends, -1"),
+    "truncation_side": (("right",), "texts are cut at their end, right"),
+    "endianness": (("little", "native"), "expected little"),
+    "embed_dtype": (("float32",), "expected float32"),
+    "modality": (("text", "image"), "expected text or image"),
+    "normalize": _NORMALIZED,
+    "normalized": _NORMALIZED,
+    "use_activation": _NORMALIZED,
+    "add_special_tokens": ((True,), "the model's own tokens begin and end each text, true"),
+    "add_generation_prompt": ((False,), "an item is embedded as it is, false"),
+    "continue_final_message": ((False,), "an item is embedded as it is, false"),
+    "chat_template": ((), "the model has its own"),
+    "mm_processor_kwargs": (({},), "images are made ready as the model was trained"),
+    "prompt": _INSTRUCTED,
+    "prompt_name": _INSTRUCTED,
+    "instruction": _INSTRUCTED,
+}
 ITEMS = (
     "A text, a list of texts, or a list of objects with `text`, `image` or both. A string that begins with "
     "`data:image/` is an image. Parts of one `content` list are one item, fused; elements of `input` never are."
@@ -59,6 +89,18 @@ class EmbeddingsRequest(BaseModel):
     truncation: StrictBool | None = Field(None, description="As `truncate`.")
     truncate_prompt_tokens: StrictInt | None = Field(None, description="vLLM's: -1, as far as the model reads.")
     late_chunking: StrictBool | None = Field(None, description="Jina's: only false.")
+    truncation_side: Any = Field(None, description="vLLM's: only `right`.")
+    normalize: Any = Field(None, description="vLLM's: only true; each vector has the length 1.")
+    normalized: Any = Field(None, description="Jina's: as `normalize`.")
+    use_activation: Any = Field(None, description="vLLM's: as `normalize`.")
+    add_special_tokens: Any = Field(None, description="vLLM's: only true.")
+    add_generation_prompt: Any = Field(None, description="vLLM's: only false.")
+    continue_final_message: Any = Field(None, description="vLLM's: only false.")
+    chat_template: Any = Field(None, description="Refused: the model has its own.")
+    mm_processor_kwargs: Any = Field(None, description="Refused: images are made ready as the model was trained.")
+    prompt: Any = Field(None, description="Refused: a message of the system is the instruction.")
+    prompt_name: Any = Field(None, description="As `prompt`.")
+    instruction: Any = Field(None, description="As `prompt`; objects of `input` may have one.")
 
 
 class EmbeddingData(BaseModel):
@@ -149,11 +191,9 @@ def _asked(served: Served, body: bytearray) -> Asked:
     """What a body asks for, and how its answer is written."""
     fields = read_fields(body, EmbeddingsRequest)
     model = served.model_of(fields.model)
-    _refuse_what_is_not_done(fields)
-    name, is_base64 = _number_format(fields)
-    numbers = numbers_of(name, "encoding_format")
-    dimensions = fields.dimensions or fields.output_dimension or None  # infinity's client sends 0 for all
-    width = width_of(dimensions, "dimensions", served.encoder)
+    refuse_undone(fields, UNDONE)
+    numbers, is_base64 = _number_format(fields)
+    width = _width_of(fields, served)
     items = _items_of(fields, served.limits)
 
     def write(request_id: str, made: Sequence[Embedding]) -> bytes:
@@ -171,37 +211,39 @@ def _asked(served: Served, body: bytearray) -> Asked:
         rest = {"model": model, "usage": usage, "id": f"embd-{request_id}", "created": STARTED_AT}
         return write_json({"object": "list", "data": data, **rest})
 
-    cutting = fields.truncation if fields.truncate is None else fields.truncate
     role = role_of(input_type=fields.input_type, task=fields.task)
-    return Asked(items, role, width, may_cut(cutting, "truncate"), write)
+    return Asked(items, role, width, _may_cut(fields), write)
 
 
-def _refuse_what_is_not_done(fields: EmbeddingsRequest) -> None:
-    if fields.late_chunking:
-        raise InvalidRequestError("late_chunking: each item is embedded on its own; leave it out")
-    length = fields.truncate_prompt_tokens
-    if length not in (None, -1):
-        raise InvalidRequestError(
-            f"truncate_prompt_tokens: texts are cut where the model's context ends, -1, got {length}"
-        )
-    if fields.endianness not in (None, "little", "native"):
-        raise InvalidRequestError(f"endianness: expected little, got {shown(fields.endianness)}")
-    if fields.embed_dtype not in (None, "float32"):
-        raise InvalidRequestError(f"embed_dtype: expected float32, got {shown(fields.embed_dtype)}")
-    if fields.modality not in (None, "text", "image"):
-        raise InvalidRequestError(f"modality: expected text or image, got {shown(fields.modality)}")
+def _width_of(fields: EmbeddingsRequest, served: Served) -> int:
+    asked = {
+        name: width
+        for name, width in (("dimensions", fields.dimensions), ("output_dimension", fields.output_dimension))
+        if width  # infinity's client sends 0 for all
+    }
+    if len(set(asked.values())) > 1:
+        raise InvalidRequestError("expected dimensions or output_dimension, got both, and they differ")
+    name, width = next(iter(asked.items()), ("dimensions", None))
+    return width_of(width, name, served.encoder)
 
 
-def _number_format(fields: EmbeddingsRequest) -> tuple[str | None, bool]:
+def _number_format(fields: EmbeddingsRequest) -> tuple[Numbers, bool]:
     """The kind of numbers, and whether they are written as base64, of the fields that dialects have for both."""
-    named = (fields.encoding_type, fields.embedding_type, fields.output_dtype, fields.encoding_format)
-    words = [word for word in named if word is not None]
-    kinds = {word for word in words if word != "base64"}
+    names = ("encoding_type", "embedding_type", "output_dtype", "encoding_format")
+    said = {name: word for name in names if (word := getattr(fields, name)) is not None}
+    kinds = {numbers_of(word, name) for name, word in said.items() if word != "base64"}
     if fields.output_dtype not in (None, "float"):  # the other field then only says whether it is base64
-        kinds.discard("float")
+        kinds.discard(Numbers.FLOAT)
     if len(kinds) > 1:
-        raise InvalidRequestError(f"encoding_format: expected one form of vectors, got {len(kinds)}")
-    return next(iter(kinds), None), "base64" in words
+        raise InvalidRequestError(f"{' and '.join(said)}: expected one form of vectors, got {len(kinds)}")
+    return next(iter(kinds), Numbers.FLOAT), "base64" in said.values()
+
+
+def _may_cut(fields: EmbeddingsRequest) -> bool:
+    cutting = {may_cut(one, name) for name in ("truncate", "truncation") if (one := getattr(fields, name)) is not None}
+    if len(cutting) > 1:
+        raise InvalidRequestError("expected truncate or truncation, got both, and they differ")
+    return all(cutting)
 
 
 def _items_of(fields: EmbeddingsRequest, limits: Limits) -> tuple[ItemPart, ...]:

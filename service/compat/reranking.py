@@ -19,7 +19,16 @@ from anykey.service.answers.written import WrittenAnswer, write_json
 from anykey.service.compat.cohere import CohereMeta, meta_of
 from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Embedding, embed_all
-from anykey.service.compat.fields import STARTED_AT, Served, check_number, may_cut, read_fields, served_of
+from anykey.service.compat.fields import (
+    STARTED_AT,
+    Served,
+    check_most_tokens,
+    check_number,
+    may_cut,
+    read_fields,
+    refuse_undone,
+    served_of,
+)
 from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.lifecycle import lifecycle_of, parts_of
@@ -32,6 +41,14 @@ from anykey.service.requests.kept_json import check_kept
 from anykey.service.searching.reranking import LoadedReranker
 
 router = APIRouter(route_class=GuardedRoute, tags=["compat"])
+
+
+UNDONE: dict[str, tuple[Sequence[Any], str]] = {
+    "truncate_prompt_tokens": ((-1,), "texts are cut where the model's context ends, -1"),
+    "use_activation": ((True,), "scores are those that the model gives, true"),
+    "mm_processor_kwargs": (({},), "images are made ready as the model was trained"),
+    "rank_fields": ((), "a document is its text, its images or both; send what counts as its text"),
+}
 
 
 class DocumentsRequest(BaseModel):
@@ -60,6 +77,10 @@ class DocumentsRequest(BaseModel):
     max_tokens_per_doc: StrictInt | None = Field(
         None, description="Cohere's: not less than the model's context, where texts are cut."
     )
+    truncate_prompt_tokens: StrictInt | None = Field(None, description="vLLM's: -1, as far as the model reads.")
+    use_activation: Any = Field(None, description="vLLM's: only true.")
+    mm_processor_kwargs: Any = Field(None, description="Refused: images are made ready as the model was trained.")
+    rank_fields: Any = Field(None, description="Refused: send what counts of a document as its text.")
 
 
 class RerankResult(BaseModel):
@@ -184,15 +205,12 @@ async def _rerank(request: Request, write: Callable[[str, _Asked, _Scored], byte
 def _asked(served: Served, body: bytearray) -> _Asked:
     """What a body asks for."""
     fields, limits = read_fields(body, DocumentsRequest), served.limits
+    refuse_undone(fields, UNDONE)
     reranker = served.rerankers.get(fields.model or "")
     model = _model_of(fields.model, served)
     cutting = may_cut(fields.truncation, "truncation")
     context = served.encoder.context_length if reranker is None else reranker.scorer.max_tokens
-    if fields.max_tokens_per_doc is not None and fields.max_tokens_per_doc < context:
-        raise InvalidRequestError(
-            f"max_tokens_per_doc: texts are cut where the model's context ends, at {context} tokens, "
-            f"got {fields.max_tokens_per_doc}"
-        )
+    check_most_tokens(fields.max_tokens_per_doc, context, "max_tokens_per_doc")
     if fields.query is None:
         raise InvalidRequestError("query: expected a text, an image, or both; it is absent")
     sent = fields.documents or []

@@ -128,6 +128,8 @@ def _result(hit: dict[str, Any]) -> dict[str, Any]:
 def _threshold(options: Any) -> float | None:
     if options is None:
         return None
+    if isinstance(options, dict) and options.get("hybrid_search") is not None:
+        raise InvalidRequestError("ranking_options.hybrid_search: results are found by vectors alone; leave it out")
     score = options.get("score_threshold") if isinstance(options, dict) else options
     if score is None:
         return None

@@ -74,6 +74,16 @@ class _Narrowed:
         """Whether no key is named."""
         return self.within is None and not self.without
 
+    @property
+    def is_always(self) -> bool:
+        """Whether it holds of every key, as an empty filter does."""
+        return self.is_condition and not self.conditions
+
+    @property
+    def is_never(self) -> bool:
+        """Whether it holds of no key."""
+        return self.within is not None and not self.within - self.without
+
     def also(self, other: "_Narrowed") -> "_Narrowed":
         """Both of them."""
         both = [names for names in (self.within, other.within) if names is not None]
@@ -82,6 +92,8 @@ class _Narrowed:
 
     def negated(self, where: str) -> "_Narrowed":
         """The others."""
+        if self.is_always or self.is_never:
+            return _NEVER if self.is_always else _Narrowed()
         if self.is_condition:
             return _Narrowed(({"not": _all(self.conditions)},))
         if not self.conditions and self.within is not None and not self.without:
@@ -89,6 +101,9 @@ class _Narrowed:
         if not self.conditions and self.within is None:
             return _Narrowed(within=self.without)
         raise InvalidRequestError(f"{where}: has_id cannot stand beside other conditions that are negated together")
+
+
+_NEVER = _Narrowed(within=frozenset())
 
 
 def _filter(value: Any, where: str, depth: int) -> _Narrowed:
@@ -126,6 +141,8 @@ def _condition(value: Any, where: str, depth: int) -> _Narrowed:
     given = {name: inner for name, inner in value.items() if inner is not None}
     if any(name in CLAUSES for name in given) or not given:
         return _filter(given, where, depth + 1)
+    if "has_id" in given and len(given) > 1:
+        raise InvalidRequestError(f"{where}: expected has_id alone, got {_names(given)}")
     if "has_id" in given:
         names = given["has_id"]
         if not isinstance(names, list):
@@ -194,12 +211,16 @@ def _is_empty(path: Path, is_so: bool) -> dict[str, Any]:
 
 def _any(choices: Sequence[_Narrowed], where: str) -> _Narrowed:
     """At least one of them."""
-    if len(choices) == 1:
-        return choices[0]
+    if any(choice.is_always for choice in choices):
+        return _Narrowed()
+    choices = [choice for choice in choices if not choice.is_never]
+    if len(choices) <= 1:
+        return choices[0] if choices else _NEVER
     if all(choice.is_condition for choice in choices):
         return _Narrowed(({"or": [_all(choice.conditions) for choice in choices]},))
-    if all(not choice.conditions and not choice.without for choice in choices):
-        return _Narrowed(within=frozenset().union(*(choice.within or () for choice in choices)))
+    named = [choice.within - choice.without for choice in choices if choice.within is not None]
+    if len(named) == len(choices) and not any(choice.conditions for choice in choices):
+        return _Narrowed(within=frozenset().union(*named))
     raise InvalidRequestError(f"{where}: has_id cannot be an alternative to other conditions; ask for each on its own")
 
 
@@ -208,23 +229,22 @@ def _min_should(value: Any, where: str, depth: int) -> _Narrowed:
     if not isinstance(value, dict) or not isinstance(count := value.get("min_count"), int) or isinstance(count, bool):
         raise InvalidRequestError(f"{where}: expected conditions and min_count, a whole number, got {shown(value)}")
     found = [_condition(one, at, depth) for one, at in _conditions(value.get("conditions"), f"{where}.conditions")]
+    count -= sum(choice.is_always for choice in found)
+    found = [choice for choice in found if not (choice.is_always or choice.is_never)]
     if not all(choice.is_condition for choice in found):
         raise InvalidRequestError(f"{where}: has_id cannot be one of these; put it into must")
-    if count <= 0:
-        return _Narrowed()
-    some = itertools.combinations(found, min(count, len(found) + 1))  # of more than there are, no choice
+    if count <= 0 or count > len(found):
+        return _NEVER if count > 0 else _Narrowed()
+    some = itertools.combinations(found, count)
     choices = [tuple(choice) for choice in itertools.islice(some, MAX_CHOICES + 1)]
     if len(choices) > MAX_CHOICES:
         raise InvalidRequestError(f"{where}: at most {MAX_CHOICES} ways to choose min_count of them, got more")
     each = [_all([_all(one.conditions) for one in choice]) for choice in choices]
-    return _Narrowed(({"or": each or [{"not": _all([])}]},))
+    return _Narrowed(({"or": each},))
 
 
 def _all(conditions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All of some conditions; what always holds where there are none."""
-    if not conditions:
-        always = {"field": "any", "exists": True}
-        return {"or": [always, {"not": always}]}
+    """All of some conditions, of which there is one at least."""
     return conditions[0] if len(conditions) == 1 else {"and": list(conditions)}
 
 

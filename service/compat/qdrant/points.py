@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, Field, field_validator
+from pydantic_core import PydanticCustomError
+
 from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Exists, Path
 from anykey.service.answers.written import write_json
@@ -16,6 +19,17 @@ from anykey.service.queries.wrong_values import shown
 ONLY_VECTOR = ("", None)  # the names of a vector where each point has one
 MAX_ID = 2**64 - 1
 NAME = re.compile(r'(?:"([^"]+)"|([^."\[\]]+))(?:\[\])*')
+
+
+class QdrantRequest(BaseModel):
+    """What requests for points have in common."""
+
+    shard_key: Any = Field(None, description="Only absent: all points of a collection are in one place.")
+
+    @field_validator("shard_key")
+    @classmethod
+    def _has_no_shards(cls, value: Any) -> Any:
+        raise PydanticCustomError("no_shards", "all points of a collection are in one place; leave it out")
 
 
 def key_of(point: Any, where: str) -> str:
@@ -81,7 +95,7 @@ class Shown:
         if self.only is not None:
             payload = self.only.metadata_of(payload)
         for path in self.without:
-            payload = _without(payload, path)
+            payload = without(payload, path)
         return payload
 
 
@@ -149,6 +163,21 @@ def write_result(result: Any, started_s: float) -> bytes:
     return write_json({"result": result, "status": "ok", "time": round(time.monotonic() - started_s, 6)})
 
 
+def without(payload: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The payload without what is at a path; itself stays as it is."""
+    name, *rest = path
+    if name not in payload:
+        return dict(payload)
+    if not rest:
+        return {other: value for other, value in payload.items() if other != name}
+    inner = payload[name]
+    if isinstance(inner, dict):
+        return {**payload, name: without(inner, tuple(rest))}
+    if isinstance(inner, list):
+        return {**payload, name: [without(one, tuple(rest)) if isinstance(one, dict) else one for one in inner]}
+    return dict(payload)
+
+
 def _paths(names: Any) -> tuple[Path, ...]:
     if not isinstance(names, list) or len(names) > MAX_INCLUDED:
         raise InvalidRequestError(
@@ -162,18 +191,3 @@ def _checked(path: Path, where: str) -> Path:
         return Exists(path).path
     except InvalidFilterError as error:
         raise InvalidRequestError(f"{where}: expected the path of a field: {error.reason}") from error
-
-
-def _without(payload: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The payload without what is at a path; itself stays as it is."""
-    name, *rest = path
-    if name not in payload:
-        return payload
-    if not rest:
-        return {other: value for other, value in payload.items() if other != name}
-    inner = payload[name]
-    if isinstance(inner, dict):
-        return {**payload, name: _without(inner, tuple(rest))}
-    if isinstance(inner, list):
-        return {**payload, name: [_without(one, tuple(rest)) if isinstance(one, dict) else one for one in inner]}
-    return payload

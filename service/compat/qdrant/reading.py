@@ -1,5 +1,6 @@
 """Qdrant's routes that search and look up. A collection is an index that is served, by its name."""
 
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from anykey.service.answers.written import WrittenAnswer
 from anykey.service.compat.fields import checked_fields, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
 from anykey.service.compat.qdrant.filters import scope_of
-from anykey.service.compat.qdrant.points import Shown, id_of, key_of, keys_of, read_shown, write_result
+from anykey.service.compat.qdrant.points import QdrantRequest, Shown, id_of, key_of, keys_of, read_shown, write_result
 from anykey.service.compat.qdrant.searches import (
     QdrantGroupsQuery,
     QdrantQuery,
@@ -53,7 +54,7 @@ class QdrantQueries(BaseModel):
     searches: list[Any] | None = Field(None, description="Each as for `POST /collections/NAME/points/query`.")
 
 
-class QdrantScroll(BaseModel):
+class QdrantScroll(QdrantRequest):
     """Which points to list."""
 
     model_config = ConfigDict(title="QdrantScroll", json_schema_extra={"examples": [{"limit": 10}]})
@@ -66,7 +67,7 @@ class QdrantScroll(BaseModel):
     order_by: Any = Field(None, description="Only absent: points come in the order of their ids as strings.")
 
 
-class QdrantIds(BaseModel):
+class QdrantIds(QdrantRequest):
     """Which points to give."""
 
     model_config = ConfigDict(title="QdrantIds", json_schema_extra={"examples": [{"ids": ["sku-7"]}]})
@@ -76,7 +77,7 @@ class QdrantIds(BaseModel):
     with_vector: Any = Field(None, description="Whether vectors are shown. Absent: no.")
 
 
-class QdrantCount(BaseModel):
+class QdrantCount(QdrantRequest):
     """Which points to count."""
 
     model_config = ConfigDict(title="QdrantCount", json_schema_extra={"examples": [{"exact": True}]})
@@ -352,18 +353,12 @@ def _points(found: Found, showing: Shown) -> dict[str, Any]:
 
 
 def _groups(found: Found, showing: Shown) -> dict[str, Any]:
-    """The points group by group, in the order of the groups."""
-    groups: list[dict[str, Any]] = []
-    for hit in found.hits:
-        value = hit["group"]["value"]
-        shown_value = (
-            value if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)) else None
-        )
-        if shown_value is None:
-            shown_value = str(value).lower() if isinstance(value, bool) else str(value)
-        if not groups or groups[-1]["id"] != shown_value:
-            groups.append({"id": shown_value, "hits": []})
-        groups[-1]["hits"].append(_scored(hit, showing))
+    """The points group by group, in the order of the groups; 1 and "1" are two of them."""
+    groups = []
+    for _, hits in itertools.groupby(found.hits, lambda hit: json.dumps(hit["group"]["value"])):
+        of_group = list(hits)
+        points = [_scored(hit, showing) for hit in of_group]
+        groups.append({"id": _group_id(of_group[0]["group"]["value"]), "hits": points})
     return {"groups": groups}
 
 

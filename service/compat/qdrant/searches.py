@@ -4,13 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
+from pydantic import ConfigDict, Field, StrictFloat, StrictInt
 
 from anykey.index.filtering.conditions import And, Exists
 from anykey.service.compat.content import item_part
 from anykey.service.compat.fields import Served, numbers_of_vector
 from anykey.service.compat.qdrant.filters import scope_of
-from anykey.service.compat.qdrant.points import ONLY_VECTOR, Shown, check_using, key_of, path_of, read_shown
+from anykey.service.compat.qdrant.points import (
+    ONLY_VECTOR,
+    QdrantRequest,
+    Shown,
+    check_using,
+    key_of,
+    path_of,
+    read_shown,
+)
 from anykey.service.errors import InvalidRequestError
 from anykey.service.queries.parts import finite_number
 from anykey.service.queries.query import ItemPart, KeyPart, Part, Query, VectorPart
@@ -34,7 +42,7 @@ DEFAULT_LIMIT = 10
 DEFAULT_GROUPS = (3, 3)  # how many, and of how many points
 
 
-class QdrantQuery(BaseModel):
+class QdrantQuery(QdrantRequest):
     """What to search for. Unknown fields are ignored, and null counts as absent."""
 
     model_config = ConfigDict(
@@ -170,6 +178,9 @@ def _asked(value: Any, served: Served, where: str) -> _Asked:
     if not isinstance(value, dict):
         return _Asked((_part(value, 1.0, served, where),))
     given = {name: inner for name, inner in value.items() if inner is not None}
+    kinds = [name for name in ("nearest", "recommend", *OTHER_QUERIES, *INFERENCE) if name in given]
+    if len(kinds) > 1 and kinds[0] in ("nearest", "recommend"):
+        raise InvalidRequestError(f"{where}: expected one kind of query, got {' and '.join(kinds)}")
     if "nearest" in given:
         part = _part(given["nearest"], 1.0, served, f"{where}.nearest")
         return _Asked((part,), *_mmr(given.get("mmr"), served, f"{where}.mmr"))

@@ -18,7 +18,7 @@ from anykey.service.answers.written import WrittenAnswer
 from anykey.service.compat.fields import Served, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
 from anykey.service.compat.qdrant.filters import scope_of
-from anykey.service.compat.qdrant.points import key_of, keys_of, write_result
+from anykey.service.compat.qdrant.points import QdrantRequest, key_of, keys_of, path_of, without, write_result
 from anykey.service.compat.qdrant.reading import QdrantAnswer
 from anykey.service.compat.qdrant.searches import read_item, vector_or_none
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError, from_type
@@ -43,7 +43,7 @@ BATCH = ("ids", "vectors", "payloads")
 PARAMETERS = ("wait", "ordering", "timeout")  # every answer comes when the change is durable, in its order
 
 
-class QdrantPoints(BaseModel):
+class QdrantPoints(QdrantRequest):
     """Points to store in place of those of the same ids."""
 
     model_config = ConfigDict(
@@ -67,7 +67,7 @@ class QdrantPoints(BaseModel):
     update_mode: StrictStr | None = Field(None, description="Only `upsert`.")
 
 
-class QdrantSelector(BaseModel):
+class QdrantSelector(QdrantRequest):
     """Which points are meant: those named, or those that a filter leaves."""
 
     model_config = ConfigDict(title="QdrantSelector", json_schema_extra={"examples": [{"points": ["sku-7"]}]})
@@ -94,7 +94,7 @@ class QdrantPayloadKeys(QdrantSelector):
         title="QdrantPayloadKeys", json_schema_extra={"examples": [{"keys": ["price"], "points": ["sku-7"]}]}
     )
 
-    keys: list[StrictStr] | None = Field(None, description="Names of the members.")
+    keys: list[StrictStr] | None = Field(None, description="Paths of the members, such as `a.b`.")
 
 
 class QdrantFieldIndex(BaseModel):
@@ -195,8 +195,11 @@ async def delete_payload(request: Request, index_name: str) -> Response:
 
     def changed(fields: QdrantPayloadKeys, metadata: Mapping[str, Any]) -> dict[str, Any]:
         if not fields.keys:
-            raise InvalidRequestError("keys: expected names of members of the payload; they are absent")
-        return {name: value for name, value in metadata.items() if name not in fields.keys}
+            raise InvalidRequestError("keys: expected paths of members of the payload; they are absent")
+        left = dict(metadata)
+        for place, path in enumerate(fields.keys):
+            left = without(left, path_of(path, f"keys[{place}]"))
+        return left
 
     return await _change_payloads(request, QdrantPayloadKeys, changed)
 
@@ -357,6 +360,13 @@ def _point(point: Any, served: Served, where: str) -> KeyToStore:
     if not isinstance(vector, dict):
         came = shown(vector)
         raise InvalidRequestError(f"{where}.vector: expected numbers, or an object for the model to embed; got {came}")
+    if any(_is_of_numbers(one) for one in vector.values()):
+        names = ", ".join(map(shown, list(vector)[:5]))
+        raise InvalidRequestError(f"{where}.vector: each point has one vector, without a name; got {names}")
     item = read_item(vector, served, f"{where}.vector").item
     images: Sequence[bytes] = [image for image in item.images if isinstance(image, bytes)]
     return replace(key, text=item.text, images=tuple(images))
+
+
+def _is_of_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], int | float)

@@ -103,6 +103,10 @@ SPELLINGS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
         },
         [{**TEXT, "instruction": "find shops"}],
     ),
+    (
+        {"input": [{**TEXT, "instruction": "find shops"}, {"content": [TEXT_PART], "instruction": "find shops"}]},
+        [{**TEXT, "instruction": "find shops"}] * 2,
+    ),
     ({"input": "a red mug", "dimensions": None, "user": "me", "normalized": True, "model": None}, [TEXT]),
 ]
 
@@ -179,9 +183,29 @@ WRONG: list[tuple[Any, str]] = [
     ({"input": "a", "dimensions": 5}, "dimensions: model fake gives vectors of 6, 8 numbers, got 5"),
     ({"input": "a", "dimensions": "6"}, "dimensions must be a whole number, got '6'"),
     ({"input": "a", "encoding_format": "int8"}, "encoding_format: known are float, binary, ubinary, got 'int8'"),
-    ({"input": "a", "encoding_type": "binary", "embedding_type": "ubinary"}, "encoding_format: expected one form"),
+    (
+        {"input": "a", "encoding_type": "binary", "embedding_type": "ubinary"},
+        "encoding_type and embedding_type: expected one fo",
+    ),
     ({"input": "a", "modality": "audio"}, "modality: expected text or image, got 'audio'"),
     ({"input": "a", "input_type": "question"}, "input_type must be one of query, search_query"),
+    ({"input": "a", "dimensions": 6, "output_dimension": 8}, "expected dimensions or output_dimension, got both"),
+    ({"input": "a", "output_dimension": 5}, "output_dimension: model fake gives vectors of 6, 8 numbers, got 5"),
+    ({"input": "a", "output_dtype": "int8"}, "output_dtype: known are float, binary, ubinary, got 'int8'"),
+    ({"input": "a", "input_type": "document", "task": "retrieval.query"}, "input_type and task: expected one of both"),
+    ({"input": "a", "truncate": "END", "truncation": False}, "expected truncate or truncation, got both"),
+    ({"input": "a", "truncation_side": "left"}, "truncation_side: texts are cut at their end, right, got 'left'"),
+    ({"input": "a", "normalized": False}, "normalized: each vector has the length 1, true, got false"),
+    ({"input": "a", "use_activation": 1}, "use_activation: each vector has the length 1, true, got 1"),
+    ({"input": "a", "add_special_tokens": False}, "add_special_tokens: the model's own tokens begin and end"),
+    ({"input": "a", "chat_template": "{{x}}"}, "chat_template: the model has its own"),
+    ({"input": "a", "mm_processor_kwargs": {"size": 2}}, "mm_processor_kwargs: images are made ready"),
+    ({"input": "a", "instruction": "find"}, "instruction: what to look for is the content of a system message"),
+    ({"input": [{"content": [IMAGE_PART], "text": "b"}]}, "input[0]: expected all of an item in content, got text"),
+    ({"input": [{"content": "b", "image": URI}]}, "input[0]: expected all of an item in content, got image"),
+    ({"messages": [{**user(TEXT_PART), "images": [URI]}]}, "messages[0]: expected all of an item in content, got ima"),
+    ({"input": [{"text": "b", "text_weight": 0.9}]}, "input[0].text_weight: ask POST /embed"),
+    ({"input": [{"image": {"url": URI, "base64": as_base64(BLUE)}}]}, "input[0].image: expected one image, got url"),
     ({"input": "a", "late_chunking": True}, "late_chunking: each item is embedded on its own"),
     ({"input": "a", "truncate": "START"}, "truncate: texts are cut at their end or not at all, got 'START'"),
     (
@@ -270,6 +294,7 @@ def test_cohere_is_asked_for_one_kind_of_items(client: httpx.Client) -> None:
         ({"texts": ["a"], "input_type": "search"}, "input_type must be one of query, search_query"),
         ({"texts": ["a"], "model": "embed-v4.0"}, "model 'embed-v4.0' is not served"),
         ({"texts": ["a"], "output_dimension": 7}, "output_dimension: model fake gives"),
+        ({"texts": ["a"], "max_tokens": 2}, "max_tokens: texts are cut where the model's context ends, at 62 tokens"),
         ({"inputs": [{"content": []}]}, "inputs[0]: expected a text, an image, or both"),
     ):
         assert refusal(client.post("/v2/embed", json=body)).startswith(message)
@@ -364,6 +389,13 @@ def test_rerank_by_a_cross_encoder_that_is_named(client: httpx.Client) -> None:
         ({"top_n": 1, "top_k": 1}, 400, "expected top_n or top_k, got both"),
         ({"query": None}, 400, "query: expected a text, an image, or both; it is absent"),
         ({"documents": []}, 400, "documents: expected at least one item"),
+        ({"rank_fields": ["title"]}, 400, "rank_fields: a document is its text, its images or both"),
+        (
+            {"truncate_prompt_tokens": 2},
+            400,
+            "truncate_prompt_tokens: texts are cut where the model's context ends, -1",
+        ),
+        ({"use_activation": False}, 400, "use_activation: scores are those that the model gives"),
         ({"max_tokens_per_doc": 4}, 400, "max_tokens_per_doc: texts are cut where the model's context ends, at 8"),
     ):
         assert refusal(client.post("/v1/rerank", json={**body, **fields}), status).startswith(message)
@@ -373,11 +405,9 @@ def test_rerank_by_a_cross_encoder_that_is_named(client: httpx.Client) -> None:
 
 def predict(client: httpx.Client, entries: Any, **sent: Any) -> httpx.Response:
     """A request as immich's server makes it: a form with JSON in a field."""
-    files = (
-        {"image": ("blob", sent["image"], "application/octet-stream")}
-        if "image" in sent
-        else {"text": (None, sent.get("text", ""))}
-    )
+    files: dict[str, Any] = {"image": ("blob", sent["image"], "application/octet-stream")} if "image" in sent else {}
+    if "text" in sent:
+        files["text"] = (None, sent["text"])
     return client.post("/predict", files={"entries": (None, json.dumps(entries)), **files})
 
 
@@ -414,6 +444,7 @@ def test_what_immich_asks_for_beyond_that_is_refused(client: httpx.Client) -> No
         ),
         (clip, {"text": "a"}, 400, "expected a field image with visual; it is absent"),
         ({"clip": {"textual": {}}}, {"image": RED}, 400, "expected a field text with textual; it is absent"),
+        (clip, {"image": RED, "text": "a"}, 400, "text: expected nothing to embed beside what visual asks for"),
         ({"clip": {"textual": {}}}, {"text": " "}, 400, "text: expected a text, got an empty one"),
         ({"clip": {"textual": {}}}, {"text": "x" * 401}, 413, "text has 401 characters"),
         (clip, {"image": b""}, 400, "image: expected a file, got an empty one"),
@@ -421,6 +452,7 @@ def test_what_immich_asks_for_beyond_that_is_refused(client: httpx.Client) -> No
         (clip, {"image": b"no picture"}, 422, "image: cannot decode 10 bytes"),
     ):
         assert refusal(predict(client, entries, **sent), status).startswith(message)
+    assert refusal(client.get("/indexes/none/ping"), 404).startswith("no index is called 'none'")
     assert refusal(client.post("/predict", files={"text": (None, "a")})).startswith("entries: expected")
     assert refusal(client.post("/predict", json=clip), 415).startswith("expected Content-Type multipart/form-data")
 
@@ -453,3 +485,13 @@ def test_errors_of_our_own_routes_have_no_more_places(client: httpx.Client) -> N
     assert set(client.post("/search", json={}).json()) == {"error"}
     assert set(client.get("/nowhere").json()) == {"error"}
     assert set(client.get("/v1/embeddings").json()) == {"error", "detail", "message"}
+
+
+def test_what_openai_offers_besides_vectors_is_refused(client: httpx.Client) -> None:
+    body = {
+        "query": "a",
+        "max_num_results": 1,
+        "ranking_options": {"hybrid_search": {"embedding_weight": 0.1, "text_weight": 0.9}},
+    }
+    message = refusal(client.post("/v1/vector_stores/default/search", json=body))
+    assert message == "ranking_options.hybrid_search: results are found by vectors alone; leave it out"

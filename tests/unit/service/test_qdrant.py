@@ -62,6 +62,16 @@ FILTERS: list[tuple[dict[str, Any], list[str | int]]] = [
     ({"min_should": {"conditions": [match("n", value=1)], "min_count": 2}}, []),
     ({"min_should": {"conditions": [match("n", value=1)], "min_count": 10**400}}, []),
     ({"min_should": {"conditions": [match("n", value=1)], "min_count": 0}}, [1, 2, "c"]),
+    ({"should": [{"must": []}, {"has_id": [1]}]}, [1, 2, "c"]),
+    ({"should": [{"must_not": [{"has_id": []}]}, {"has_id": [1]}]}, [1, 2, "c"]),
+    ({"should": [{"must_not": [{"must": []}]}, {"has_id": [1]}]}, [1]),
+    ({"should": [{"has_id": []}, match("n", value=1)]}, [1]),
+    ({"must_not": [{"should": [{"must": []}, {"has_id": [1]}]}]}, []),
+    ({"must_not": [{"must": []}]}, []),
+    ({"must_not": [{"has_id": []}]}, [1, 2, "c"]),
+    ({"should": [{"must": [{"has_id": [1, 2]}], "must_not": [{"has_id": [2]}]}, {"has_id": ["c"]}]}, [1, "c"]),
+    ({"min_should": {"conditions": [{"must": []}, match("n", value=1)], "min_count": 2}}, [1]),
+    ({"min_should": {"conditions": [], "min_count": 1}}, []),
 ]
 
 
@@ -97,6 +107,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("query", {"query": {"text": "a"}, "with_vector": ["x"]}, "with_vector: each point has one vector"),
     ("query", {"query": {"recommend": {"negative": [1]}}}, "query.recommend.positive: expected at least one"),
     ("query", {"query": {"nearest": 1, "mmr": {"diversity": 2}}}, "query.mmr.diversity must"),
+    ("query", {"query": {"nearest": 1, "recommend": {"positive": [1]}}}, "query: expected one kind of query, got nea"),
+    ("query", {"query": 1, "shard_key": "a"}, "shard_key: all points of a collection are in one place"),
+    ("delete", {"points": [1], "shard_key": "a"}, "shard_key: all points of a collection are in one place"),
+    ("scroll", {"filter": {"must": [{"has_id": [1], "key": "n"}]}}, "filter.must[0]: expected has_id alone, got"),
+    ("payload/delete", {"points": [1], "keys": ["a[0]"]}, "keys[0]: expected the path of a field"),
     ("query/groups", {"query": 1}, "group_by: expected a field of the payload"),
     ("query/batch", {"searches": []}, "searches: expected from 1 to"),
     ("scroll", {"order_by": "n"}, "order_by: points come in the order of their ids"),
@@ -111,7 +126,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("payload", {"points": [1]}, "payload: expected an object; it is absent"),
     ("payload", {"points": [1], "payload": {}, "key": "a"}, "key: only members of the payload itself"),
     ("payload", {"points": [1], "payload": {"a": ["\ud800"]}}, "payload.a[0]: half a surrogate pair"),
-    ("payload/delete", {"points": [1]}, "keys: expected names of members"),
+    ("payload/delete", {"points": [1]}, "keys: expected paths of members"),
 ]
 
 
@@ -142,3 +157,42 @@ def test_making_and_removing_collections_is_refused_with_where_they_come_from(
     answer = client.request(method, "/collections/new", json={"vectors": {"size": 4, "distance": "Cosine"}})
     assert answer.status_code == 400
     assert "collections are the indexes that this service serves" in answer.json()["status"]["error"]
+
+
+def point_of(client: httpx.Client, point: str) -> dict[str, Any]:
+    (found,) = client.post(POINTS, json={"ids": [point]}).json()["result"]
+    return dict(found)
+
+
+def put_points(client: httpx.Client, *points: dict[str, Any]) -> None:
+    answer = client.put(POINTS, json={"points": list(points)})
+    assert answer.status_code == 200, answer.text
+
+
+def test_members_of_members_are_removed_by_their_path(client: httpx.Client) -> None:
+    payload = {"a": {"b": 1, "c": [{"d": 1, "e": 2}]}, "x.y": 3}
+    put_points(client, {"id": "nested", "vector": [1.0] * 8, "payload": payload})
+    asked = {"keys": ["a.b", "a.c[].d", '"x.y"', "none.z"], "points": ["nested"]}
+    assert client.post(f"{POINTS}/payload/delete", json=asked).status_code == 200
+    assert point_of(client, "nested")["payload"] == {"a": {"c": [{"e": 2}]}}
+    client.post(f"{POINTS}/delete", json={"points": ["nested"]})
+
+
+def test_values_of_different_kinds_are_different_groups(client: httpx.Client) -> None:
+    values: list[Any] = [True, "true", 1.5, "1.5", 7, "7"]
+    names = [f"group {place}" for place in range(len(values))]
+    vector = [1.0] * 8
+    put_points(
+        client, *({"id": name, "vector": vector, "payload": {"h": h}} for name, h in zip(names, values, strict=True))
+    )
+    asked = {"query": vector, "group_by": "h", "group_size": 1, "limit": 6}
+    groups = client.post(f"{POINTS}/query/groups", json=asked).json()["result"]["groups"]
+    found = {group["hits"][0]["id"]: group["id"] for group in groups if len(group["hits"]) == 1}
+    assert found == dict(zip(names, ["true", "true", "1.5", "1.5", 7, "7"], strict=True))
+    client.post(f"{POINTS}/delete", json={"filter": {"must": [{"key": "h", "is_empty": False}]}})
+
+
+def test_a_vector_with_a_name_is_refused(client: httpx.Client) -> None:
+    answer = client.put(POINTS, json={"points": [{"id": 9, "vector": {"image": [1.0] * 8}}]})
+    assert answer.status_code == 400
+    assert "points[0].vector: each point has one vector, without a name; got 'image'" in answer.text
