@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import logging
 import math
+import sys
 import tempfile
 import threading
 import warnings
@@ -286,6 +287,9 @@ def _in(dtype: torch.dtype, given: Any) -> Any:
 
 
 def _by_openvino(networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str) -> dict[str, Run]:
+    # What is there of it tells OpenVINO's makers of each import, by a process that it forks off this one, with all its
+    # sockets. Where it cannot be imported, OpenVINO tells nobody.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     options = {

@@ -112,7 +112,9 @@ class ReleaseDirectory:
         try:
             return read_number(self.path / CURRENT_NAME, "release")
         except IndexCorruptError as error:
-            raise InvalidReleaseError(f"{error.path} is damaged: {error.reason}") from error
+            raise InvalidReleaseError(
+                f"{error.path} is damaged: {error.reason}; `anykey-index rollback --to` a release makes it anew"
+            ) from error
 
     def stamp(self) -> tuple[int, ...]:
         """What changes whenever another release becomes the current one, or the same one is published again; cheap."""

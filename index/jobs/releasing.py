@@ -16,7 +16,7 @@ from anykey.index.publish.backup import copy_published
 from anykey.index.releases import RELEASE_NAME, Release, ReleaseDirectory
 from anykey.index.settings import ReleaseSettings
 from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.versions import CURRENT_NAME, open_published
+from anykey.index.store.versions import CURRENT_NAME, VERSIONS_NAME, open_published
 from anykey.program.files import link_tree, make_folder, replace_file, sync, sync_tree
 from anykey.program.locks import holder_of, try_lock
 
@@ -57,11 +57,13 @@ def publish_release(settings: ReleaseSettings) -> tuple[Release, list[str]]:
 
     Raises:
         EncoderMismatchError: another encoder made the index.
+        InvalidReleaseError: the directory is an index, or lies within what the release is to be made of.
         IndexNotFoundError: there is no index.
         IndexLockedError: somebody else is publishing a release there.
         OSError: the disk is full or not writable; the current release stays.
     """
     directory = ReleaseDirectory(settings.releases)
+    _require_place(directory.path, settings)
     encoder = _encoder_of(settings)
     with _locked(directory):
         _clear_parts(directory)
@@ -94,7 +96,7 @@ def roll_back_release(path: Path, to: str | None) -> Release:
     if not directory.names():
         raise ReleaseNotFoundError(f"no release at {path}")
     with _locked(directory):
-        current, names = directory.current(), directory.names()
+        current, names = None if to is not None else directory.current(), directory.names()
         earlier = [name for name in names if current is not None and int(name) < int(current)]
         target = to if to is not None else (earlier[-1] if earlier else None)
         if target is None or target not in names:
@@ -131,6 +133,15 @@ def _listed(directory: ReleaseDirectory, name: str, *, is_current: bool) -> List
             found = os.lstat(os.path.join(folder, file))
             own, shared = (own + found.st_size, shared) if found.st_nlink == 1 else (own, shared + found.st_size)
     return Listed(name, is_current, not _is_free(directory.folder(name)), facts, own, shared)
+
+
+def _require_place(path: Path, settings: ReleaseSettings) -> None:
+    """Makes sure that releases, with their `CURRENT`, would not be put among other files."""
+    if (path / VERSIONS_NAME).is_dir():
+        raise InvalidReleaseError(f"{path} is an index; releases need a directory of their own")
+    for name, source in (("checkpoint", settings.checkpoint), ("index", settings.index)):
+        if path.resolve().is_relative_to(Path(source).resolve()):
+            raise InvalidReleaseError(f"{path} is in the {name}, {source}; releases need a directory of their own")
 
 
 def _encoder_of(settings: ReleaseSettings) -> EncoderFacts:

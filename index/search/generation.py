@@ -127,18 +127,19 @@ class Generation:
     def identity(self) -> str | None:
         """What no other version of any index has, on any machine, nor this one where it was restored from a copy.
 
-        It is the folder that was opened, as long as the system runs that knows it: a copy of it has another time of
-        change, and what was written to a copy of its store is never taken for what was written to this one. `None`
-        where the system does not tell itself from others.
+        It is the folder that was opened, and the store's file, as long as the system runs that knows them: a copy of
+        the folder has another time of change, and a store that came back to its place is another file. What was written
+        to one of them is never taken for what was written to the other. `None` where the system does not tell itself
+        from others.
         """
         try:
             booted = _BOOT_ID.read_text().strip()
-            facts = os.fstat(self.version.lock_fd)
+            folder, store = os.fstat(self.version.lock_fd), os.stat(self.version.store_path)
         except OSError:
             return None
         manifest = self.version.manifest
-        folder = f"{facts.st_dev}.{facts.st_ino}.{facts.st_ctime_ns}"
-        return f"{booted} {folder} {manifest.store_id} {manifest.version}"
+        files = f"{folder.st_dev}.{folder.st_ino}.{folder.st_ctime_ns} {store.st_dev}.{store.st_ino}"
+        return f"{booted} {files} {manifest.store_id} {manifest.version}"
 
     def held(self) -> list[Held]:
         """What is held of the version, of its store, and of the keys that came since."""

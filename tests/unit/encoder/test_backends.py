@@ -1,5 +1,8 @@
 """An encoder computed by other libraries and in other numbers gives float32's vectors, or it is not computed so."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +49,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's cache folder, which is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def test_openvino_tells_its_makers_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """What it would tell comes with a number of this machine, which it keeps in the home folder."""
+    code = (
+        "import os, sys; from anykey.encoder import Encoder, Item;"
+        f"Encoder.load({str(tiny_checkpoint)!r}, backend='openvino', precision='fp32').encode([Item(text='a')]);"
+        "assert 'openvino' in sys.modules and sys.modules['openvino_telemetry'] is None;"
+        "assert not os.listdir(os.environ['HOME'])"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    surroundings = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=surroundings | {"HOME": str(home)}, timeout=240)
 
 
 @pytest.mark.parametrize(("way", "least_cosine"), SAME, ids=lambda value: str(value))

@@ -1,5 +1,6 @@
 """Protects kept answers: served again only while the index is as it was, and never another's."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis import Redis
 
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import Role
@@ -26,7 +28,7 @@ from anykey.service.queries.canonical import digest_of
 from anykey.service.queries.query import ItemPart, KeyPart, Query, VectorPart
 from tests.fakes import FakeEncoder
 from tests.integration.test_service_redis import RedisServer, redis  # noqa: F401  (a fixture)
-from tests.serving import build_real_index, counters, serving, stored
+from tests.serving import build_real_index, counters, serving, stored, until
 
 ROOT = Path(__file__).parents[3]
 WORDS = ("a", "bb", "ccc", "dddd", "eeeee")
@@ -222,6 +224,31 @@ def test_a_copy_of_an_index_that_was_changed_otherwise_shares_no_answers(
             assert not answer["result_cached"]
             assert answer["hits"][0]["key"] in (name, "k1")
             assert name in {hit["key"] for hit in answer["hits"]}
+
+
+def test_a_store_that_came_back_to_its_place_is_not_answered_for_by_what_was_there(
+    index_dir: Path,
+    tmp_path: Path,
+    redis: RedisServer,  # noqa: F811
+) -> None:
+    """Version, store and number of changes are those of before, as where `rsync` brings a copy back."""
+    copy = tmp_path / "copy"
+    shutil.copytree(index_dir / "stores", copy)
+    options = {"redis_url": redis.url, "redis_timeout_ms": 2000}
+    number_kept = Redis.from_url(redis.url).dbsize
+    for name in ("before", "after"):
+        with FaissIndex.open(index_dir, writable=True, compact_after=0) as writer:
+            writer.upsert([key(name, "a bb")])
+        with served(index_dir, **options) as client:
+            assert name in {hit["key"] for hit in ask(client)["hits"]}
+            until(lambda: number_kept() >= 2, "the vector and the answer are in Redis")
+        for file in copy.rglob("*"):
+            if file.is_file():
+                place = index_dir / "stores" / file.relative_to(copy)
+                for other in place.parent.glob(f"{place.name}-*"):  # its log
+                    other.unlink()
+                shutil.copy2(file, place.with_suffix(".new"))
+                os.replace(place.with_suffix(".new"), place)
 
 
 def answer_of(num_bytes: int) -> KeptAnswer:

@@ -187,6 +187,30 @@ def test_a_current_release_that_is_none_is_told(tmp_path: Path) -> None:
         directory.open()
 
 
+def test_one_goes_back_to_a_named_release_though_the_current_one_cannot_be_told(made: ReleaseSettings) -> None:
+    for _ in range(2):
+        publish_release(made)
+    (made.releases / "CURRENT").write_text("")
+    with pytest.raises(InvalidReleaseError, match=r"CURRENT is damaged: .* `anykey-index rollback --to`"):
+        roll_back_release(made.releases, None)
+    assert roll_back_release(made.releases, "1").number == "1"
+    assert ReleaseDirectory(made.releases).current() == "1"
+
+
+def test_releases_are_not_put_among_other_files(made: ReleaseSettings) -> None:
+    index, checkpoint = Path(made.index), Path(made.checkpoint)
+    before = (index / "CURRENT").read_bytes()
+    for place, expected in (
+        (index, "is an index; releases need a directory of their own"),
+        (index / "releases", "is in the index"),
+        (checkpoint / "releases", "is in the checkpoint"),
+    ):
+        with pytest.raises(InvalidReleaseError, match=expected):
+            publish_release(made.model_copy(update={"releases": place}))
+    assert (index / "CURRENT").read_bytes() == before
+    assert not (checkpoint / "releases").exists()
+
+
 def test_a_release_finds_what_its_source_finds(made: ReleaseSettings) -> None:
     publish_release(made.model_copy(update={"check": False}))
     opened = ReleaseDirectory(made.releases).open()
