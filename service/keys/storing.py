@@ -22,6 +22,7 @@ from anykey.service.keys.undoing import UndoableChanges
 from anykey.service.keys.writer import KeyWriter
 
 FIRST_TO_RETRY = 429  # statuses from here on tell of the service, not of what was sent
+REPLAYED = {"idempotency-replayed": "true"}  # a header of an answer to an earlier request
 MADE = frozenset({Status.STORED, Status.DELETED})
 
 
@@ -117,7 +118,7 @@ class KeyStorer:
         """
         async with self.writer.held():
             applied = await self.writer.apply([change], request=request)
-        outcome = _required(told(applied.outcomes[0], release=self.release))
+        outcome = _required(told(applied.outcomes[0], release=self.release), applied.is_repeat)
         return self._with_undo(outcome, applied.outcomes[0], change.keeps_earlier), applied.is_repeat
 
     async def undo(self, seq: int, request: RequestKey | None) -> tuple[KeyOutcome, bool]:
@@ -129,7 +130,7 @@ class KeyStorer:
         async with self.writer.held():
             earlier = None if request is None else await self.writer.remembered(request)
             applied = earlier or await self.writer.apply([self._undoable.undo_of(seq)], request=request)
-        outcome = _required(told(applied.outcomes[0], release=self.release))
+        outcome = _required(told(applied.outcomes[0], release=self.release), applied.is_repeat)
         self._undoable.done(seq)
         return outcome, applied.is_repeat
 
@@ -166,11 +167,17 @@ class KeyStorer:
         return [task.result() for task in tasks]
 
 
-def _required(outcome: KeyOutcome) -> KeyOutcome:
+def _required(outcome: KeyOutcome, is_repeat: bool) -> KeyOutcome:
     """The outcome of a change that was made; raises why it was not."""
     if outcome.error is not None:
-        raise from_type(outcome.error.type, outcome.error.message)
+        raise _remembered(from_type(outcome.error.type, outcome.error.message), is_repeat)
     return outcome
+
+
+def _remembered(error: ServiceError, is_repeat: bool) -> ServiceError:
+    """The error, which says so where it is the answer to an earlier request."""
+    error.headers = REPLAYED if is_repeat else {}
+    return error
 
 
 def told(outcome: Outcome, is_text_cut: bool | None = None, release: str | None = None) -> KeyOutcome:
@@ -192,14 +199,11 @@ def _told(wanted: KeysToStore, applied: Applied, ready: Sequence[ReadyChange], r
     cuts = [each.is_text_cut for each in ready] or [None] * len(applied.outcomes)
     outcomes = tuple(told(outcome, is_cut, release) for outcome, is_cut in zip(applied.outcomes, cuts, strict=True))
     if wanted.atomic or not wanted.is_list:
-        failed = [
-            outcome.error
-            for outcome, each in zip(outcomes, applied.outcomes, strict=True)
-            if outcome.error is not None and each.status is not Status.NOT_APPLIED
-        ]
-        if failed:
-            nothing = "; nothing was stored" if wanted.is_list else ""
-            raise from_type(failed[0].type, failed[0].message + nothing)
+        for key, outcome, each in zip(wanted.keys, outcomes, applied.outcomes, strict=True):
+            if outcome.error is not None and each.status is not Status.NOT_APPLIED:
+                nothing = "; nothing was stored" if wanted.is_list else ""
+                error = from_type(outcome.error.type, outcome.error.message + nothing)
+                raise _remembered(_placed(error, getattr(key, "where", "")), applied.is_repeat)
     return StoredKeys(outcomes, applied.seq, applied.is_repeat)
 
 

@@ -75,7 +75,7 @@ def reader_for(
             is not read.
     """
     media_types = (JSON,) if from_form is None else (JSON, MULTIPART)
-    media_type = _media_type(headers, media_types, "")
+    media_type = checked_media_type(headers, media_types)
     content_type = headers.get("content-type", "")
     decompress = _decompressor(headers, limits)
     if media_type == JSON or from_form is None:
@@ -103,7 +103,7 @@ def json_parser(
         InvalidRequestError: there are several Content-Types.
         UnsupportedMediaTypeError: no JSON, in letters other than UTF-8, or compressed in a way that is not read.
     """
-    _media_type(headers, (JSON,), absent)
+    checked_media_type(headers, (JSON,), absent)
     decompress = _decompressor(headers, limits)
     return lambda body, take: read(decompress(body, take))
 
@@ -116,7 +116,7 @@ def form_parser(headers: Headers, limits: Limits, read: Callable[[list[Part]], T
         limits: What a request may ask for.
         read: What the parts of the form say.
     """
-    _media_type(headers, (MULTIPART,), "")
+    checked_media_type(headers, (MULTIPART,))
     content_type = headers.get("content-type", "")
     decompress = _decompressor(headers, limits)
 
@@ -129,8 +129,8 @@ def form_parser(headers: Headers, limits: Limits, read: Callable[[list[Part]], T
     return parse
 
 
-def _media_type(headers: Headers, known: Sequence[str], absent: str) -> str:
-    """What a body is, one of those that are known; raises as `json_parser`."""
+def checked_media_type(headers: Headers, known: Sequence[str], absent: str = "") -> str:
+    """What a body is, one of those that are known, and `absent` where nobody says it; raises as `json_parser`."""
     content_types = headers.getlist("content-type")
     if len(content_types) > 1:
         raise InvalidRequestError(f"expected one Content-Type, got {len(content_types)}")
@@ -145,9 +145,14 @@ def _checked_type(content_type: str, known: tuple[str, ...]) -> str:
         came = ascii(media_type[:80]) if media_type else "none"
         raise UnsupportedMediaTypeError(f"expected Content-Type {' or '.join(known)}, got {came}")
     charset = parse_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
-    if media_type == JSON and charset.lower() not in UTF_8:  # each part of a form may say its own
+    if media_type != MULTIPART and charset.lower() not in UTF_8:  # each part of a form may say its own
         raise UnsupportedMediaTypeError(f"expected Content-Type {media_type} in UTF-8, got charset {charset[:40]!a}")
     return media_type
+
+
+def has_body(headers: Headers) -> bool:
+    """Whether something follows a request's headers."""
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip() not in ("", "0")
 
 
 def _decompressor(headers: Headers, limits: Limits) -> Callable[[bytearray, Take], bytearray]:

@@ -18,6 +18,8 @@ def name_in(cursor: str) -> str:
         InvalidRequestError: it is none.
     """
     try:
+        if not cursor:
+            raise ValueError("it is empty")  # as where a script forgot to fill it in, and would go on for ever
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:

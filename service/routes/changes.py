@@ -25,12 +25,20 @@ from anykey.service.keys.changes import (
     undo_from_json,
 )
 from anykey.service.keys.schemas import ChangesResponse, DeletedResponse, KeyOutcome
-from anykey.service.keys.storing import StoredKeys
+from anykey.service.keys.storing import REPLAYED, StoredKeys
 from anykey.service.keys.stream import MEDIA_TYPES, KeyStream
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import DELETE_BODY, KEYS_BODY, ONE_KEY_BODY, PATCH_BODY, UNDO_BODY, error_responses
 from anykey.service.requests.address import check_parameters, key_in_path
-from anykey.service.requests.body import Inflater, is_quick, media_type_of, read_body, reader_for
+from anykey.service.requests.body import (
+    Inflater,
+    checked_media_type,
+    has_body,
+    is_quick,
+    media_type_of,
+    read_body,
+    reader_for,
+)
 from anykey.service.requests.context import note
 from anykey.service.requests.deadline import within
 from anykey.service.requests.exchange import read_here
@@ -138,6 +146,8 @@ async def delete_key(request: Request, key: KeyPath, undo: Undo = False) -> Resp
     """Deletes one key."""
     check_parameters(request, "undo")
     name = _key_to_change(request)
+    if has_body(request.headers):
+        raise InvalidRequestError("expected no body; what must be stored is said by If-Match")
     if_seq = _condition(request, None)
     asked = _request_key(request, f"DELETE {name} {if_seq}", b"")
     return await _changed(request, Delete(name, if_seq, undo), asked)
@@ -212,8 +222,7 @@ def _one(outcome: KeyOutcome, is_repeat: bool) -> Response:
 
 
 def _answered(written: str, is_repeat: bool) -> Response:
-    headers = {"idempotency-replayed": "true"} if is_repeat else None
-    return Response(written, media_type="application/json", headers=headers)
+    return Response(written, media_type="application/json", headers=REPLAYED if is_repeat else None)
 
 
 @asynccontextmanager
@@ -282,11 +291,12 @@ def _condition(request: Request, if_seq: int | None) -> int | None:
     Raises:
         InvalidRequestError: it is said twice, or in another form.
     """
+    said = [value for name in ("if-match", "if-none-match") for value in request.headers.getlist(name)]
     match, none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
     if match is None and none_match is None:
         return if_seq
-    if (match is not None) + (none_match is not None) + (if_seq is not None) > 1:
-        raise InvalidRequestError("expected one of If-Match, If-None-Match and if_seq")
+    if len(said) + (if_seq is not None) > 1:
+        raise InvalidRequestError("expected one of If-Match, If-None-Match and if_seq, once")
     if none_match is not None:
         if none_match.strip() != "*":
             raise InvalidRequestError("If-None-Match of a change must be *: only if there is no such key")
@@ -332,6 +342,7 @@ def _stream(request: Request) -> Response:
     outcomes = request.query_params.get("outcomes", "all")
     if outcomes not in ("all", "failed"):
         raise InvalidRequestError("outcomes must be all or failed")
+    checked_media_type(request.headers, sorted(MEDIA_TYPES))
     _refuse_conditions(request, "in a stream each line may have an if_seq")
     if _idempotency_key(request) is not None:
         raise InvalidRequestError(

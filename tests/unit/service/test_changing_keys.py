@@ -156,6 +156,7 @@ def test_an_atomic_list_is_stored_whole_or_not_at_all(
     before = client.get("/keys/kept").json()["seq"]
     status, kind, message = refusal(client.put("/keys", json=wanted))
     assert (status, kind) == expected
+    assert message.startswith("keys[1]")
     assert message.endswith("nothing was stored")
     assert client.get("/keys/a").status_code == 404
     assert client.get("/keys/c").status_code == 404
@@ -204,7 +205,21 @@ def test_what_is_not_there_can_be_made_but_not_matched(client: httpx.Client) -> 
     assert client.put("/keys/new", json={"text": "n"}, headers={"If-None-Match": "*"}).status_code == 200
     assert client.put("/keys/newer", json={"text": "n", "if_seq": 0}).status_code == 200
     message = refusal(client.put("/keys/newer", json={"text": "n", "if_seq": 0}, headers={"If-Match": "*"}))[2]
-    assert message == "expected one of If-Match, If-None-Match and if_seq"
+    assert message == "expected one of If-Match, If-None-Match and if_seq, once"
+    seq = client.get("/keys/newer").json()["seq"]
+    for headers in ([("If-Match", "*"), ("If-Match", f'"{seq}"')], [("If-Match", f'"{seq}"'), ("If-Match", "*")]):
+        message = refusal(client.put("/keys/newer", json={"text": "n"}, headers=headers))[2]
+        assert message == "expected one of If-Match, If-None-Match and if_seq, once"
+
+
+@pytest.mark.parametrize("body", [b'{"if_seq": 1}', b"not json"])
+def test_a_body_that_nobody_reads_keeps_a_key_from_being_deleted(client: httpx.Client, body: bytes) -> None:
+    client.put("/keys/x", json={"text": "t"})
+    answer = client.request("DELETE", "/keys/x", content=body, headers={"Content-Type": "application/json"})
+    assert refusal(answer)[2] == "expected no body; what must be stored is said by If-Match"
+    answer = client.request("DELETE", "/keys/x", content=iter([body]))  # in chunks, without a length
+    assert refusal(answer)[:2] == (400, "invalid_request")
+    assert client.get("/keys/x").status_code == 200
 
 
 @pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
@@ -348,6 +363,7 @@ def test_lists_go_through_all_keys_of_a_scope_once(client: httpx.Client) -> None
         "limit=0",
         "limit=101",
         "limit=x",
+        "cursor=",
         "cursor=%25",
         "cursor=!",
         "k=1",
@@ -560,6 +576,19 @@ def test_what_failed_with_an_idempotency_key_may_be_mended_and_sent_again(client
     again = once(client, "PUT", "/keys/x", "mend", {"image": as_base64(b"no image")})
     assert refusal(again)[:2] == (422, "undecodable_image")
     assert once(client, "PUT", "/keys/x", "mended", {"image": as_base64(RED)}).status_code == 200
+
+
+def test_an_error_that_is_remembered_says_so(client: httpx.Client) -> None:
+    missing = once(client, "DELETE", "/keys/later", "remembered 404")
+    assert (missing.status_code, missing.headers.get("idempotency-replayed")) == (404, None)
+    first = {"Idempotency-Key": "remembered 412", "If-Match": "*"}
+    unmet = client.put("/keys/later", json={"text": "t"}, headers=first)
+    assert (unmet.status_code, unmet.headers.get("idempotency-replayed")) == (412, None)
+    client.put("/keys/later", json={"text": "t"})
+    missing = once(client, "DELETE", "/keys/later", "remembered 404")
+    unmet = client.put("/keys/later", json={"text": "t"}, headers=first)
+    assert (missing.status_code, missing.headers["idempotency-replayed"]) == (404, "true")
+    assert (unmet.status_code, unmet.headers["idempotency-replayed"]) == (412, "true")
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "\u00e9"])

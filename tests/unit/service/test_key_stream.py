@@ -134,6 +134,7 @@ def test_a_stream_that_breaks_off_says_why(client: httpx.Client, body: bytes, wo
         ("", {"Idempotency-Key": "a"}, 400),
         ("", {"If-Match": '"1"'}, 400),
         ("", {"Content-Encoding": "deflate"}, 415),
+        ("", {"Content-Type": "application/x-ndjson; charset=latin1"}, 415),
     ],
 )
 def test_what_a_stream_does_not_take_is_refused(
