@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexLockedError
+from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, OutputExistsError
+from anykey.index.releases import RELEASE_NAME
 from anykey.index.store.manifest import Manifest, read_manifest
 from anykey.index.store.store_file import is_unfinished, naming_damage, open_read_only, read_meta
 from anykey.index.store.versions import CURRENT_NAME, LOCK_NAME, STORE_NAME, IndexDirectory, numbered
@@ -60,9 +61,12 @@ class WritableDirectory(IndexDirectory):
 
         Raises:
             IndexLockedError: another writer has it.
+            OutputExistsError: it is a directory of releases, whose `CURRENT` an index would overwrite.
             OSError: a file is in its place, or the disk is full or not writable.
         """
         make_folder(self.path, "an index")
+        if not self.versions_dir.exists() and next(self.path.glob(f"*/{RELEASE_NAME}"), None) is not None:
+            raise OutputExistsError(f"{self.path} has releases in it; an index needs a directory of its own")
         path = self.path / LOCK_NAME
         with path.open("ab+", buffering=0) as file:  # a buffer that finds no room would be written again, and unnamed
             _lock(self.path, file)

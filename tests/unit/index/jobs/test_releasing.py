@@ -1,5 +1,6 @@
 """Protects releases: checkpoint and index are published together or not at all, and one can go back to earlier ones."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -9,11 +10,17 @@ import pytest
 
 from anykey.index import FaissIndex
 from anykey.index.commands import run
-from anykey.index.errors import EncoderMismatchError, IndexLockedError, InvalidReleaseError, ReleaseNotFoundError
+from anykey.index.errors import (
+    EncoderMismatchError,
+    IndexLockedError,
+    InvalidReleaseError,
+    OutputExistsError,
+    ReleaseNotFoundError,
+)
 from anykey.index.jobs.releasing import list_releases, publish_release, roll_back_release
-from anykey.index.publish.directory import WritableDirectory
 from anykey.index.releases import ReleaseDirectory
 from anykey.index.settings import ReleaseSettings
+from anykey.program.locks import try_lock
 from tests.live_index import ENCODER, everything, make_index, new_keys, unit_vectors
 
 
@@ -141,11 +148,10 @@ def test_what_publishing_was_stopped_in_is_cleared_away(made: ReleaseSettings) -
 
 def test_one_publishes_at_a_time(made: ReleaseSettings) -> None:
     publish_release(made)
-    with (
-        WritableDirectory(made.releases).locked_for_writing("a test"),
-        pytest.raises(IndexLockedError, match="is publishing"),
-    ):
-        publish_release(made)
+    with (made.releases / ".lock").open("ab") as file:
+        assert try_lock(file.fileno(), fcntl.LOCK_EX)
+        with pytest.raises(IndexLockedError, match="is publishing"):
+            publish_release(made)
 
 
 def test_sizes_tell_what_deleting_a_release_would_free(made: ReleaseSettings) -> None:
@@ -208,6 +214,10 @@ def test_releases_are_not_put_among_other_files(made: ReleaseSettings) -> None:
         with pytest.raises(InvalidReleaseError, match=expected):
             publish_release(made.model_copy(update={"releases": place}))
     assert (index / "CURRENT").read_bytes() == before
+    publish_release(made)
+    with pytest.raises(OutputExistsError, match="has releases in it; an index needs a directory of its own"):
+        make_index(made.releases, new_keys(3))
+    assert ReleaseDirectory(made.releases).current() == "1"
     assert not (checkpoint / "releases").exists()
 
 
