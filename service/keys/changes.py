@@ -330,7 +330,8 @@ def unit_vector(value: Sequence[float] | str, where: str) -> NDArray[np.float32]
         raise InvalidRequestError(f"{where}: expected finite numbers")
     largest = float(np.abs(wide_D).max(initial=0.0))
     if not largest:
-        raise InvalidRequestError(f"{where}: expected a vector that is not zero, got {len(wide_D)} zeros")
+        came = f"{len(wide_D)} numbers that are all 0" if len(wide_D) else "no numbers"
+        raise InvalidRequestError(f"{where}: expected a vector that is not zero, got {came}")
     scaled_D = wide_D / largest  # or the squares of very large and very small numbers would be lost
     return (scaled_D / math.sqrt(float(scaled_D @ scaled_D))).astype(np.float32)
 

@@ -304,6 +304,8 @@ def vector_of(vector: str | list[float], where: str) -> tuple[float, ...]:
     for position, number in enumerate(numbers):
         if not math.isfinite(number):
             raise InvalidRequestError(f"{where}[{position}] must be a finite number")
+    if not len(numbers):
+        raise InvalidRequestError(f"{where}: expected the numbers of a vector, got none")
     if not any(numbers):
         raise InvalidRequestError(f"{where}: expected numbers that are not all 0, for such a vector has no direction")
     return tuple(map(float, numbers))

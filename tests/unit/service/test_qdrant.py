@@ -89,7 +89,7 @@ def test_a_filter_leaves_the_points_that_it_means(
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("query", {}, "query: expected what to look for"),
-    ("query", {"query": []}, "query: expected numbers that are not all 0"),
+    ("query", {"query": []}, "query: expected the numbers of a vector, got none"),
     ("query", {"query": [1.0, "a"]}, "query[1] must be a number, got 'a'"),
     ("query", {"query": [10**400] * 8}, "query[0] must be a finite number, got a number of more than 18 digits"),
     ("query", {"query": 1, "score_threshold": 10**400}, "score_threshold must be a finite number"),
