@@ -140,7 +140,7 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
     reranker = None if query.rerank is None else parts.rerankers.named(query.rerank.model)
     if reranker is not None:
         reranker.check_query(query)
-    embedded = await parts.embedder.embed(query)
+    embedded = await parts.embedder.embed(query, is_alone=place is None)
     ranked = await (
         _search(parts, query, embedded, asker, place)
         if reranker is None

@@ -191,7 +191,13 @@ class ItemEmbedder:
         return self._encoder.width
 
     async def embed(
-        self, part: ItemPart, role: Role = Role.QUERY, lane: Lane = Lane.NOW, deadline_s: float | None = None
+        self,
+        part: ItemPart,
+        role: Role = Role.QUERY,
+        lane: Lane = Lane.NOW,
+        deadline_s: float | None = None,
+        *,
+        is_alone: bool = False,
     ) -> EmbeddedPart:
         """The vector of an item; those of queries are kept in the cache.
 
@@ -200,6 +206,7 @@ class ItemEmbedder:
             role: What it is embedded for.
             lane: Whether a search waits for it, or it stands back behind searches.
             deadline_s: Longest time, if it is not that for one item or what is left to the request.
+            is_alone: Whether its request has nothing else to embed, which would share a batch with it.
 
         Raises:
             UnsupportedModalityError: the model does not take this kind of item.
@@ -217,7 +224,7 @@ class ItemEmbedder:
             raise from_item_error(error) from error
         allowed_s = min(self._deadline_s, seconds_left()) if deadline_s is None else deadline_s
         if role is not Role.QUERY:
-            return await self._encode(part, role, lane, allowed_s)
+            return await self._encode(part, role, lane, allowed_s, is_alone)
         key = await self._cache_key(part, lane)
         found = self._cache.at_hand(key)
         if found is not None:
@@ -226,7 +233,7 @@ class ItemEmbedder:
         while True:
             try:
                 embedded = await self._under_way.result(
-                    f"{lane.value} {key}", lambda: self._look_up_or_encode(key, part, lane, allowed_s)
+                    f"{lane.value} {key}", lambda: self._look_up_or_encode(key, part, lane, allowed_s, is_alone)
                 )
             except DeadlineExceededError:  # the deadline of who asked first
                 if time.monotonic() >= began_s + allowed_s:
@@ -234,14 +241,16 @@ class ItemEmbedder:
             else:
                 return replace(embedded.waited_for(time.monotonic() - began_s), weight=part.weight)
 
-    async def _look_up_or_encode(self, key: str, part: ItemPart, lane: Lane, allowed_s: float) -> EmbeddedPart:
+    async def _look_up_or_encode(
+        self, key: str, part: ItemPart, lane: Lane, allowed_s: float, is_alone: bool
+    ) -> EmbeddedPart:
         found = self._cache.at_hand(key)
         if found is not None:  # another request has brought it meanwhile
             return _cached(part, found, Source.MEMORY)
         found = await self._cache.get(key)
         if found is not None:
             return _cached(part, found, Source.REDIS)
-        embedded = await self._encode(part, Role.QUERY, lane, allowed_s)
+        embedded = await self._encode(part, Role.QUERY, lane, allowed_s, is_alone)
         self._cache.put(key, QueryVector(embedded.vector_D, embedded.is_text_cut, embedded.num_tokens))
         return embedded
 
@@ -252,13 +261,13 @@ class ItemEmbedder:
             return part.content_hash(model)
         return await self._in_thread(self._hash_threads, lane, part.content_hash, model)
 
-    async def _encode(self, part: ItemPart, role: Role, lane: Lane, allowed_s: float) -> EmbeddedPart:
+    async def _encode(self, part: ItemPart, role: Role, lane: Lane, allowed_s: float, is_alone: bool) -> EmbeddedPart:
         """The item's vector from a shared batch; the place is taken before the decoding."""
         deadline_s = time.monotonic() + allowed_s
         with self._batcher.reserve(lane, deadline_s) as place:
             started_s = time.monotonic()
             try:
-                prepared = await self._prepared(part, role, lane)
+                prepared = await self._prepared(part, role, lane, is_alone)
             except InvalidItemError as error:
                 raise from_item_error(error) from error
             decode_s = time.monotonic() - started_s
@@ -274,14 +283,13 @@ class ItemEmbedder:
             encode_s=encoded.encode_s,
         )
 
-    async def _prepared(self, part: ItemPart, role: Role, lane: Lane) -> Prepared:
-        """What the encoder takes of an item: a search's short text at once, if no thread may keep the tokenizer busy.
+    async def _prepared(self, part: ItemPart, role: Role, lane: Lane, is_alone: bool) -> Prepared:
+        """What the encoder takes of an item: a lone short text's tokens at once, if nobody keeps the tokenizer busy.
 
-        Texts of `LATER` come many at a time, and together would hold up the event loop.
+        Items of one request are prepared beside each other, so that none leaves in a batch before the others.
         """
         asked = (part.item, role, part.text_weight, part.instruction)
-        is_free = not any(threads.num_pending for threads in self._preparing)
-        if is_free and lane is Lane.NOW and part.is_quickly_prepared:
+        if is_alone and part.is_quickly_prepared and not any(threads.num_pending for threads in self._preparing):
             return self._encoder.prepare(*asked)
         return await self._in_thread(self._threads, lane, self._encoder.prepare, *asked)
 
@@ -308,14 +316,24 @@ class QueryEmbedder:
         self._stored = stored
 
     async def embed_item(
-        self, part: ItemPart, role: Role = Role.QUERY, lane: Lane = Lane.NOW, deadline_s: float | None = None
+        self,
+        part: ItemPart,
+        role: Role = Role.QUERY,
+        lane: Lane = Lane.NOW,
+        deadline_s: float | None = None,
+        *,
+        is_alone: bool = False,
     ) -> EmbeddedPart:
-        """The vector of an item alone; as `ItemEmbedder.embed`, but that errors tell which item it is."""
+        """The vector of one item; as `ItemEmbedder.embed`, but that errors tell which item it is."""
         with _naming(part):
-            return await self._items.embed(part, role, lane, deadline_s)
+            return await self._items.embed(part, role, lane, deadline_s, is_alone=is_alone)
 
-    async def embed(self, query: Query) -> Embedded:
+    async def embed(self, query: Query, *, is_alone: bool = False) -> Embedded:
         """The query's vector; the vectors of its parts are found at the same time.
+
+        Args:
+            query: The query.
+            is_alone: Whether its request has no others.
 
         Raises:
             InvalidRequestError: a vector is of another width, or the sum cancels out; says which part.
@@ -327,7 +345,10 @@ class QueryEmbedder:
             self._check_width(part)
         wanted = query.embedded_parts
         halves = _halves_of(query) if query.include.part_scores else {}
-        coming: list[Awaitable[EmbeddedPart | None]] = [self._embed_part(part, query.snapshot) for part in wanted]
+        is_only = is_alone and len(wanted) == 1 and not halves
+        coming: list[Awaitable[EmbeddedPart | None]] = [
+            self._embed_part(part, query.snapshot, is_only) for part in wanted
+        ]
         coming += [self._embed_half(half) for half in halves.values()]
         embedded = await all_of(coming)
         parts = tuple(part for part in embedded[: len(wanted)] if part is not None)
@@ -344,9 +365,9 @@ class QueryEmbedder:
         except UnsupportedModalityError:
             return None
 
-    async def _embed_part(self, part: EmbeddedParts, snapshot: str | None) -> EmbeddedPart:
+    async def _embed_part(self, part: EmbeddedParts, snapshot: str | None, is_alone: bool) -> EmbeddedPart:
         if isinstance(part, ItemPart):
-            return await self.embed_item(part)
+            return await self.embed_item(part, is_alone=is_alone)
         with _naming(part):
             if isinstance(part, KeyPart):
                 stored = await self._stored(part.key, snapshot)

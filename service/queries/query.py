@@ -41,7 +41,7 @@ from anykey.service.queries.schemas import (
     SearchRequest,
 )
 from anykey.service.queries.wanted import DEFAULT_DEPTH, Grouping, Wanted, check_wanted, grouping_of
-from anykey.service.queries.wrong_values import place_in_list, shown, telling, wrong_value
+from anykey.service.queries.wrong_values import MAX_SHOWN_CHARS, place_in_list, shown, telling, wrong_value
 from anykey.service.schemas import Limits
 
 __all__ = [
@@ -243,7 +243,11 @@ def parse_json(data: bytes | bytearray, name: str) -> Any:
         InvalidRequestError: it is none; says where.
     """
     try:
-        return _STRICT.decode(data.decode("utf-8").removeprefix(BYTE_ORDER_MARK))
+        text = data.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+        try:
+            return _STRICT.decode(text)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"{_place_of_wrong(text)}{error.message}") from error
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{name} must be UTF-8, byte {error.start} is not") from error
     except json.JSONDecodeError as error:
@@ -477,17 +481,48 @@ def _expected_k(limits: Limits, came: object) -> str:
     return f"k must be a whole number from 1 to {limits.max_k}, got {shown(came)}"
 
 
+def _repeated_of(pairs: list[tuple[str, Any]]) -> str | None:
+    """The first name that an object has twice."""
+    if len(dict(pairs)) == len(pairs):
+        return None
+    seen: set[str] = set()
+    return next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        seen: set[str] = set()
-        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    if (repeated := _repeated_of(pairs)) is not None:
         raise InvalidRequestError(f"field {shown(repeated)} is given more than once")
-    return fields
+    return dict(pairs)
 
 
 def _refuse_constant(name: str) -> float:
     raise InvalidRequestError(f"JSON is expected: {name} is no JSON number")
 
 
+class _Wrong:
+    """What stands in the place of something that is not read."""
+
+
+def _place_of_wrong(text: str) -> str:
+    """Which entry of a list what is wrong with a text is in, such as `keys[1]: `; empty where it is in none."""
+    pending: list[tuple[str, Any]] = [("", _LENIENT.decode(text))]
+    while pending:
+        place, value = pending.pop()
+        if isinstance(value, _Wrong):
+            return f"{place}: " if place.endswith("]") else ""
+        inner: list[tuple[str, Any]] = []
+        if isinstance(value, list):
+            inner = [(f"{place}[{number}]", one) for number, one in enumerate(value)]
+        elif isinstance(value, dict):
+            inner = [(ascii(name)[1:-1][:MAX_SHOWN_CHARS], one) for name, one in value.items()]
+        if place.endswith("]"):  # of what is deep within an entry, the entry is told
+            inner = [(place, one) for _, one in inner]
+        pending += reversed(inner)
+    return ""
+
+
 _STRICT = json.JSONDecoder(object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
+_LENIENT = json.JSONDecoder(
+    object_pairs_hook=lambda pairs: dict(pairs) if _repeated_of(pairs) is None else _Wrong(),
+    parse_constant=lambda _: _Wrong(),
+)

@@ -13,7 +13,7 @@ from anykey.index.filtering.conditions import And, Exists, Not, Range
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.queries.known import KnownQueries
-from anykey.service.queries.query import ItemPart, Query, Reranked, decode_base64, query_from_json
+from anykey.service.queries.query import ItemPart, Query, Reranked, decode_base64, parse_json, query_from_json
 from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, png
 
@@ -116,6 +116,26 @@ def test_a_filter_beyond_its_limits_is_refused(condition: Any, message: str, lim
 
 def test_a_filter_at_its_limits_is_read(limits: Limits) -> None:
     assert read({"text": "a", "filter": nested(16)}, limits).scope.condition is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            '{"queries": [{"text": "c"}, {"text": "a", "text": "b"}]}',
+            "queries[1]: field 'text' is given more than once",
+        ),
+        ('{"queries": [{"text": "a", "k": NaN}, {"k": NaN}]}', "queries[0]: JSON is expected: NaN is no JSON number"),
+        ('{"keys": [{}, {"metadata": {"a": [3, {"x": 1, "x": 2}]}}]}', "keys[1]: field 'x' is given more than once"),
+        ('{"a": {"b": 1}, "a": 2}', "field 'a' is given more than once"),
+        ('{"\u00e9": [Infinity]}', "\\xe9[0]: JSON is expected: Infinity is no JSON number"),
+        ("[1, NaN]", "[1]: JSON is expected: NaN is no JSON number"),
+    ],
+)
+def test_what_is_no_json_is_told_with_the_entry_that_it_is_in(body: str, message: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        parse_json(body.encode(), "the body")
+    assert refused.value.message == message
 
 
 def test_a_filter_with_a_field_given_twice_is_refused(limits: Limits) -> None:
