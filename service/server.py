@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -248,16 +247,17 @@ def _is_absent(error: StartupError) -> bool:
 def keep_pauses_short() -> None:
     """Lets no thread hold up the others for long; called when everything is loaded, and when a release took over.
 
-    What is loaded stays, so the garbage collector need not look through all of it again and again, for 50 ms and more
-    in which nothing else runs; nor does it when a release took over, for the one before is freed without it (ADR 33),
-    and its memory is given back to the system. What requests have made since is looked through when nobody waits for
-    an answer; else seldom. And a thread that computes gives way after half a millisecond instead of five, for the event
-    loop waits for it some tens of times a request.
+    What was of an earlier release is freed, and its memory is given back to the system. What is loaded stays, so the
+    garbage collector need not look through all of it again and again, for 50 ms and more in which nothing else runs.
+    What requests have made since is looked through when nobody waits for an answer; else seldom (ADR 33).
+    And a thread that computes gives way after half a millisecond instead of five, for the event loop waits for it
+    some tens of times a request.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTED_AFTER)
-    threading.Thread(target=give_memory_back, name="memory", daemon=True).start()
+    give_memory_back()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
