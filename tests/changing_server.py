@@ -72,8 +72,9 @@ class ServiceProcess:
         def is_listening() -> bool:
             time.sleep(0.05)  # the process needs the cores more
             assert self._process.poll() is None, "the process ended without listening"
-            self._log.seek(0)
-            lines = [json.loads(line) for line in self._log.read().splitlines() if line.endswith(b"}")]
+            # Its place in the file is that of the process, too, which writes there: nobody else may move it.
+            log = os.pread(self._log.fileno(), 2**20, 0)
+            lines = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith(b"}\n")]
             found.extend(line["port"] for line in lines if line.get("event") == "listening")
             return bool(found)
 
