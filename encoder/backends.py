@@ -301,22 +301,14 @@ def _by_openvino(networks: nn.ModuleDict, examples: Mapping[str, Example], preci
     made: dict[str, Run] = {}
     for name, network in networks.items():
         with _fit_to_export():
-            model = openvino.convert_model(network, example_input=examples[name].inputs)
+            # Not by a trace: torch keeps the graph of each to the end of the process, 37 MB of a tower of ViT-B/32.
+            program = torch.export.export(network, examples[name].inputs, dynamic_shapes=_shapes(examples[name]))
+            program._guards_code = []  # checks of shapes, which OpenVINO cannot compute
+            model = openvino.convert_model(program)
         constants = (each for each in model.get_ordered_ops() if each.get_type_name() == "Constant")
         num_bytes = sum(each.get_element_type().size * math.prod(each.get_output_shape(0)) for each in constants)
         made[name] = LibraryRun(_openvino_run(core.compile_model(model, "CPU", options)), num_bytes)
-    _forget_traces()
     return made
-
-
-def _forget_traces() -> None:
-    """Has torch let go of what it traced: it keeps each network's graph, 37 MB of a tower of ViT-B/32, to the end.
-
-    There is no public way; this one is that of torch's own tests (`torch.testing._internal.jit_utils`).
-    """
-    torch._C._jit_clear_class_registry()
-    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
-    torch.jit._state._clear_class_state()
 
 
 def _openvino_run(compiled: Any) -> Compute:
