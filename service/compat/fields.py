@@ -15,7 +15,7 @@ from anykey.encoder.protocol import ItemEncoder, Role
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.queries.parts import MAX_VECTOR_NUMBERS, finite_number, vector_of
-from anykey.service.queries.query import parse_json
+from anykey.service.queries.strict_json import parse_json
 from anykey.service.queries.wrong_values import shown, wrong_value
 from anykey.service.schemas import Limits
 from anykey.service.searching.reranking import LoadedReranker

@@ -18,7 +18,8 @@ from anykey.service.compat.fields import Served, served_of
 from anykey.service.compat.openapi import EMBED_ERRORS, dialect_errors
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.lifecycle import index_of
-from anykey.service.queries.query import ItemPart, parse_json
+from anykey.service.queries.query import ItemPart
+from anykey.service.queries.strict_json import parse_json
 from anykey.service.queries.wrong_values import shown
 from anykey.service.requests.body import form_parser
 from anykey.service.requests.multipart import Part, text_of

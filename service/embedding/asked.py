@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from anykey.encoder.protocol import Role
 from anykey.service.embedding.schemas import EmbedItem, EmbedRequest, VectorEncoding
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError, ServiceError
-from anykey.service.queries.query import ItemPart, parse_json, query_from_fields
+from anykey.service.queries.query import ItemPart, query_from_fields
+from anykey.service.queries.strict_json import parse_json
 from anykey.service.queries.wrong_values import shown, wrong_value
 from anykey.service.schemas import Limits
 

@@ -30,7 +30,8 @@ from anykey.service.keys.schemas import (
     UndoRequest,
 )
 from anykey.service.queries.image_addresses import encoded_image
-from anykey.service.queries.query import decode_base64, parse_json
+from anykey.service.queries.query import decode_base64
+from anykey.service.queries.strict_json import parse_json
 from anykey.service.queries.wrong_values import shown, telling, wrong_field
 from anykey.service.requests.kept_json import MAX_DEPTH, check_depth, check_kept
 from anykey.service.requests.multipart import Form, form_from_multipart

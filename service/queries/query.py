@@ -1,6 +1,5 @@
 """One validated query, however it was sent."""
 
-import json
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,8 +39,9 @@ from anykey.service.queries.schemas import (
     SearchedPart,
     SearchRequest,
 )
+from anykey.service.queries.strict_json import parse_json
 from anykey.service.queries.wanted import DEFAULT_DEPTH, Grouping, Wanted, check_wanted, grouping_of
-from anykey.service.queries.wrong_values import MAX_SHOWN_CHARS, place_in_list, shown, telling, wrong_value
+from anykey.service.queries.wrong_values import place_in_list, shown, telling, wrong_value
 from anykey.service.schemas import Limits
 
 __all__ = [
@@ -52,7 +52,6 @@ __all__ = [
     "Reranked",
     "VectorPart",
     "decode_base64",
-    "parse_json",
     "queries_from_json",
     "query_from_fields",
     "query_from_json",
@@ -60,7 +59,6 @@ __all__ = [
 
 MAX_SHOWN_ERRORS = 5
 QUICK_KEYS = 100  # of a scope: so many are hashed in the event loop
-BYTE_ORDER_MARK = "\ufeff"
 EXPECTED = {
     "min_score": "a number from -1 to 1",
     "offset": "a whole number of at least 0",
@@ -230,35 +228,6 @@ def _query_or_error(fields: Any, limits: Limits) -> Query | ServiceError:
         return query_from_fields(fields, (), limits)
     except ServiceError as error:
         return error.as_result()
-
-
-def parse_json(data: bytes | bytearray, name: str) -> Any:
-    """Reads JSON as its standard has it: no field twice, no NaN; a byte order mark is skipped.
-
-    Args:
-        data: The text.
-        name: What it is, for messages.
-
-    Raises:
-        InvalidRequestError: it is none; says where.
-    """
-    try:
-        text = data.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
-        try:
-            return _STRICT.decode(text)
-        except InvalidRequestError as error:
-            raise InvalidRequestError(f"{_place_of_wrong(text)}{error.message}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{name} must be UTF-8, byte {error.start} is not") from error
-    except json.JSONDecodeError as error:
-        if not data.strip():
-            raise InvalidRequestError(f"{name} must be JSON, and is empty") from error
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidRequestError(f"{name} must be JSON: {error.msg.removesuffix(' at')} at {where}") from error
-    except RecursionError as error:
-        raise InvalidRequestError(f"{name} must be JSON nested at most a few levels deep") from error
-    except ValueError as error:  # a number with more digits than Python converts
-        raise InvalidRequestError(f"{name} must be JSON with numbers of ordinary length") from error
 
 
 def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: Limits) -> Query:
@@ -479,50 +448,3 @@ def _expected_top(limits: Limits, came: object) -> str:
 
 def _expected_k(limits: Limits, came: object) -> str:
     return f"k must be a whole number from 1 to {limits.max_k}, got {shown(came)}"
-
-
-def _repeated_of(pairs: list[tuple[str, Any]]) -> str | None:
-    """The first name that an object has twice."""
-    if len(dict(pairs)) == len(pairs):
-        return None
-    seen: set[str] = set()
-    return next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-
-
-def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if (repeated := _repeated_of(pairs)) is not None:
-        raise InvalidRequestError(f"field {shown(repeated)} is given more than once")
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> float:
-    raise InvalidRequestError(f"JSON is expected: {name} is no JSON number")
-
-
-class _Wrong:
-    """What stands in the place of something that is not read."""
-
-
-def _place_of_wrong(text: str) -> str:
-    """Which entry of a list what is wrong with a text is in, such as `keys[1]: `; empty where it is in none."""
-    pending: list[tuple[str, Any]] = [("", _LENIENT.decode(text))]
-    while pending:
-        place, value = pending.pop()
-        if isinstance(value, _Wrong):
-            return f"{place}: " if place.endswith("]") else ""
-        inner: list[tuple[str, Any]] = []
-        if isinstance(value, list):
-            inner = [(f"{place}[{number}]", one) for number, one in enumerate(value)]
-        elif isinstance(value, dict):
-            inner = [(ascii(name)[1:-1][:MAX_SHOWN_CHARS], one) for name, one in value.items()]
-        if place.endswith("]"):  # of what is deep within an entry, the entry is told
-            inner = [(place, one) for _, one in inner]
-        pending += reversed(inner)
-    return ""
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
-_LENIENT = json.JSONDecoder(
-    object_pairs_hook=lambda pairs: dict(pairs) if _repeated_of(pairs) is None else _Wrong(),
-    parse_constant=lambda _: _Wrong(),
-)

@@ -12,8 +12,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from anykey.service.errors import InvalidRequestError
-from anykey.service.queries.query import Query, parse_json, query_from_fields
+from anykey.service.queries.query import Query, query_from_fields
 from anykey.service.queries.schemas import SearchRequest
+from anykey.service.queries.strict_json import parse_json
 from anykey.service.schemas import Limits
 
 # By the standard of headers, which that of forms forbids here; requests, urllib3 and others send it for other letters.

@@ -11,7 +11,7 @@ from anykey.service.errors import IndexUnavailableError, InvalidRequestError, No
 from anykey.service.lifecycle import lifecycle_of
 from anykey.service.openapi import error_responses
 from anykey.service.operations.records import CURRENT
-from anykey.service.queries.query import parse_json
+from anykey.service.queries.strict_json import parse_json
 from anykey.service.queries.wrong_values import shown, wrong_value
 from anykey.service.requests.body import json_parser
 from anykey.service.requests.exchange import exchange

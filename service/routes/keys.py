@@ -14,7 +14,7 @@ from anykey.service.keys.changes import scope_from_fields, scope_from_json
 from anykey.service.keys.schemas import CountResponse, KeyResponse, KeysResponse
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import SCOPE_BODY, error_responses
-from anykey.service.queries.query import parse_json
+from anykey.service.queries.strict_json import parse_json
 from anykey.service.requests.address import check_parameters, key_in_path, prefix_of
 from anykey.service.requests.body import is_quick, read_body, reader_for
 from anykey.service.requests.context import REQUEST_ID

@@ -13,7 +13,8 @@ from anykey.index.filtering.conditions import And, Exists, Not, Range
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.queries.known import KnownQueries
-from anykey.service.queries.query import ItemPart, Query, Reranked, decode_base64, parse_json, query_from_json
+from anykey.service.queries.query import ItemPart, Query, Reranked, decode_base64, query_from_json
+from anykey.service.queries.strict_json import parse_json
 from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, png
 
