@@ -51,6 +51,13 @@ ROLE_OF: Mapping[str, Role] = {
     "CLUSTERING": Role.KEY,
 }
 
+# What decides what vectors and scores are: the values that say what is done here anyway, and what that is.
+Undone = Mapping[str, tuple[Sequence[Any], str]]
+UNDONE_OF_VLLM: Undone = {
+    "truncate_prompt_tokens": ((-1,), "texts are cut where the model's context ends, -1"),
+    "mm_processor_kwargs": (({},), "images are made ready as the model was trained"),
+}
+
 
 @dataclass(frozen=True)
 class Served:
@@ -142,20 +149,19 @@ def role_of(**words: str | None) -> Role:
     return next(iter(said.values()), Role.QUERY)
 
 
-def refuse_undone(fields: BaseModel, undone: Mapping[str, tuple[Sequence[Any], str]]) -> None:
+def refuse_undone(fields: BaseModel, undone: Undone) -> None:
     """Makes sure that a request does not ask for vectors of another kind than there are.
 
     Args:
         fields: The request.
-        undone: For each field that decides what vectors are, the values that say what is done here anyway, and what
-            that is.
+        undone: The fields that are looked at.
 
     Raises:
         InvalidRequestError: another value.
     """
     for name, (done, how) in undone.items():
         value = getattr(fields, name)
-        if value is not None and not any(value is one or (value == one and type(value) is type(one)) for one in done):
+        if value is not None and not any(type(value) is type(one) and value == one for one in done):
             raise InvalidRequestError(f"{name}: {how}, got {shown(value)}")
 
 

@@ -13,7 +13,9 @@ from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
 from anykey.service.compat.fields import (
     STARTED_AT,
+    UNDONE_OF_VLLM,
     Served,
+    Undone,
     check_number,
     may_cut,
     read_fields,
@@ -33,9 +35,9 @@ router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 _NORMALIZED = ((True,), "each vector has the length 1, true")
 _INSTRUCTED = ((), "what to look for is the content of a system message, or the instruction of an object of input")
-UNDONE: dict[str, tuple[Sequence[Any], str]] = {
+UNDONE: Undone = {
+    **UNDONE_OF_VLLM,
     "late_chunking": ((False,), "each item is embedded on its own, false"),
-    "truncate_prompt_tokens": ((-1,), "texts are cut where the model's context ends, -1"),
     "truncation_side": (("right",), "texts are cut at their end, right"),
     "endianness": (("little", "native"), "expected little"),
     "embed_dtype": (("float32",), "expected float32"),
@@ -47,7 +49,6 @@ UNDONE: dict[str, tuple[Sequence[Any], str]] = {
     "add_generation_prompt": ((False,), "an item is embedded as it is, false"),
     "continue_final_message": ((False,), "an item is embedded as it is, false"),
     "chat_template": ((), "the model has its own"),
-    "mm_processor_kwargs": (({},), "images are made ready as the model was trained"),
     "prompt": _INSTRUCTED,
     "prompt_name": _INSTRUCTED,
     "instruction": _INSTRUCTED,

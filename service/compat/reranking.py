@@ -21,7 +21,9 @@ from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Embedding, embed_all
 from anykey.service.compat.fields import (
     STARTED_AT,
+    UNDONE_OF_VLLM,
     Served,
+    Undone,
     check_most_tokens,
     check_number,
     may_cut,
@@ -43,10 +45,9 @@ from anykey.service.searching.reranking import LoadedReranker
 router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 
-UNDONE: dict[str, tuple[Sequence[Any], str]] = {
-    "truncate_prompt_tokens": ((-1,), "texts are cut where the model's context ends, -1"),
+UNDONE: Undone = {
+    **UNDONE_OF_VLLM,
     "use_activation": ((True,), "scores are those that the model gives, true"),
-    "mm_processor_kwargs": (({},), "images are made ready as the model was trained"),
     "rank_fields": ((), "a document is its text, its images or both; send what counts as its text"),
 }
 
