@@ -72,14 +72,24 @@ print(after[-1] - after[1])
 
 def test_openvino_tells_its_makers_nothing_and_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """What it would tell comes with a number of this machine, which it keeps in the home folder."""
-    home = tmp_path / "home"
-    home.mkdir()
+    assert float(_told_outside_ci(LOADING, tiny_checkpoint, tmp_path)) < 8, "MiB more after two more loads"
+
+
+def test_onnx_runtime_tells_its_makers_nothing(tiny_checkpoint: Path, tmp_path: Path, cache: Path) -> None:
+    """It would keep a number of this machine, and what it could not send yet, in the user's cache folder."""
+    script = "import sys; from anykey.encoder import Encoder; print(Encoder.load(sys.argv[1], backend='onnx').backend)"
+    assert _told_outside_ci(script, tiny_checkpoint, tmp_path) == "onnx"
+    assert [path.name for path in cache.iterdir()] == ["anykey"]
+    assert not list((tmp_path / "home").iterdir())
+
+
+def _told_outside_ci(script: str, checkpoint: Path, folder: Path) -> str:
+    """The first word that a process prints that does not look like one of CI, where libraries tell nobody."""
+    (folder / "home").mkdir()
     surroundings = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
-    command = [sys.executable, "-c", LOADING, str(tiny_checkpoint)]
-    told = subprocess.run(
-        command, check=True, env=surroundings | {"HOME": str(home)}, timeout=240, stdout=subprocess.PIPE
-    )
-    assert float(told.stdout.split()[0]) < 8, "MiB more after two more loads"
+    command, env = [sys.executable, "-c", script, str(checkpoint)], surroundings | {"HOME": str(folder / "home")}
+    told = subprocess.run(command, check=True, env=env, timeout=240, stdout=subprocess.PIPE, text=True)
+    return told.stdout.split()[0]
 
 
 @pytest.mark.parametrize(("way", "least_cosine"), SAME, ids=lambda value: str(value))
