@@ -68,6 +68,7 @@ def test_two_services_on_one_redis_answer_as_one_that_keeps_nothing(
         reader = stack.enter_context(served(index_dir, **shared))
         forgetting = stack.enter_context(served(index_dir, result_cache_bytes=0))
         keeping = (writer, reader)
+        change(writer, ("delete", "nobody", None))  # it writes from now on: before, no page is kept beyond a change
         firsts = [ask(client, offset=0) for client in keeping]
         for step in steps:
             if isinstance(step, dict):
