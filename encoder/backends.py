@@ -319,7 +319,7 @@ def _openvino_run(compiled: Any) -> Compute:
 def _by_onnx(
     networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str, exports: Exports
 ) -> dict[str, Run]:
-    # Or ONNX Runtime tells its makers of this process and of each network.
+    # Set before its import, or ONNX Runtime tells its makers of this process and of each network.
     os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
     num_cores = torch.get_num_threads()
     is_by_cores = precision == "int8" and num_cores > 1  # twice, its weights are fewer bytes than float32's
