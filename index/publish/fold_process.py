@@ -127,6 +127,7 @@ class FoldProcess:
                 pass_fds=[self._lock_fd],
                 env={**os.environ, **_surroundings()},
                 text=True,
+                process_group=0,  # what ends the parent's group is the parent's, who decides
             )
         try:
             assert child.stdin is not None
@@ -201,11 +202,9 @@ def _fold(request: FoldRequest, report: Report) -> Manifest:
 
 
 def _end_with_parent() -> None:
-    """Lets the kernel kill this process when its parent ends, where it can; and nobody else interrupt it."""
+    """Lets the kernel kill this process when its parent ends, where it can."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(KILLED_WITH_PARENT, signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets them too, and decides
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _watch_parent() -> None:

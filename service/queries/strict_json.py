@@ -30,7 +30,8 @@ def parse_json(data: bytes | bytearray, name: str) -> Any:
     except json.JSONDecodeError as error:
         if not data.strip():
             raise InvalidRequestError(f"{name} must be JSON, and is empty") from error
-        where = f"line {error.lineno}, column {error.colno}"
+        line = f"line {error.lineno}, " if "\n" in text.strip() else ""  # a lone line may be one of a stream
+        where = f"{line}column {error.colno}"
         raise InvalidRequestError(f"{name} must be JSON: {error.msg.removesuffix(' at')} at {where}") from error
     except RecursionError as error:
         raise InvalidRequestError(f"{name} must be JSON nested at most a few levels deep") from error

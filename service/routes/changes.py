@@ -87,7 +87,7 @@ async def put_keys(request: Request) -> Response:
     """
     if media_type_of(request.headers) in MEDIA_TYPES:
         return _stream(request)
-    check_parameters(request, hint="; send it in the body")
+    check_parameters(request, hint=_hint(request, "PUT /keys/{key}"))
     async with _keys_of_body(request, None) as wanted:
         stored = await _stored(request, wanted)
     if not wanted.is_list:
@@ -162,7 +162,7 @@ async def delete_key(request: Request, key: KeyPath, undo: Undo = False) -> Resp
 )
 async def delete_keys(request: Request) -> Response:
     """Deletes the keys that are named, or those in a scope, and says how many they were; `dry_run` only counts them."""
-    check_parameters(request, hint="; send it in the body")
+    check_parameters(request, hint=_hint(request, "DELETE /keys/{key}"))
     _refuse_conditions(request, "DELETE /keys/{key} takes them")
     parts = parts_of(request)
     async with _body(request, partial(deletion_from_json, limits=lifecycle_of(request).limits)) as wanted:
@@ -277,6 +277,11 @@ def _key_to_change(request: Request) -> str:
     if not name.strip():
         raise InvalidRequestError("expected a key in the address that is not blank")
     return name
+
+
+def _hint(request: Request, of_one_key: str) -> str:
+    """What to do instead of a parameter of this address."""
+    return f"; {of_one_key} takes it" if "undo" in request.query_params else "; send it in the body"
 
 
 def _refuse_conditions(request: Request, instead: str) -> None:

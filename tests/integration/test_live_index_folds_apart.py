@@ -79,8 +79,11 @@ def test_what_a_process_fails_with_is_told_as_by_a_thread(index_dir: Path) -> No
     assert not (index_dir / "folding").exists()
 
 
-def kill_in_turns(index_dir: Path, num_rounds: int, seed: int) -> set[tuple[str, bool]]:
-    """Kills the writer or the process that folds for it, at random times; tells who, and whether it was folding."""
+def kill_in_turns(index_dir: Path, num_rounds: int, seed: int, latest_s: float) -> set[tuple[str, bool]]:
+    """Kills the writer or the process that folds for it, at random times; tells who, and whether it was folding.
+
+    Folding takes a second or less, so that one who is killed later than that has folded by then.
+    """
     draw = random.Random(seed)
     contents: Contents = contents_of(index_dir)
     seen = set()
@@ -92,7 +95,7 @@ def kill_in_turns(index_dir: Path, num_rounds: int, seed: int) -> set[tuple[str,
             contents = {**contents, **changed}
             wait_for(writer.children)
             (child,) = writer.children()
-            time.sleep(draw.uniform(0, 1.5))
+            time.sleep(draw.uniform(0, latest_s))
             seen.add((victim, was_folding := is_running(child)))
             if victim == "writer":
                 writer.kill()
@@ -114,7 +117,7 @@ def kill_in_turns(index_dir: Path, num_rounds: int, seed: int) -> set[tuple[str,
 
 
 def test_nothing_is_lost_whichever_of_the_two_is_killed(index_dir: Path) -> None:
-    seen = kill_in_turns(index_dir, num_rounds=2, seed=1)
+    seen = kill_in_turns(index_dir, num_rounds=2, seed=1, latest_s=0.3)
 
     assert {victim for victim, _ in seen} == {"writer", "folding"}
     assert any(was_folding for _, was_folding in seen)
@@ -123,7 +126,7 @@ def test_nothing_is_lost_whichever_of_the_two_is_killed(index_dir: Path) -> None
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_whichever_of_the_two_is_killed_for_long(index_dir: Path) -> None:
-    assert len(kill_in_turns(index_dir, num_rounds=120, seed=2)) == 4
+    assert len(kill_in_turns(index_dir, num_rounds=120, seed=2, latest_s=1.5)) == 4
 
 
 def test_after_the_process_was_killed_the_version_is_made_all_the_same(index_dir: Path) -> None:
@@ -136,3 +139,11 @@ def test_after_the_process_was_killed_the_version_is_made_all_the_same(index_dir
         wait_for(lambda: reader.info().details["num_unfolded"] == 0)
         wait_for(lambda: reader.info().details["fold_failure"] is None)
         assert reader.get("new").payload.metadata == {"number": 7}
+
+
+def test_what_ends_the_writers_group_does_not_end_the_process_before_the_writer_decides(index_dir: Path) -> None:
+    with Process(index_dir, "fold") as writer:
+        writer.ask("upsert", {"new": 7})
+        wait_for(writer.children)
+        (child,) = writer.children()
+        wait_for(lambda: os.getpgid(child) == child)  # as the terminal and a service manager see it

@@ -74,7 +74,7 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("cheap", r"^field filter must be JSON: Expecting value at line 1, column 1$"),
+        ("cheap", r"^field filter must be JSON: Expecting value at column 1$"),
         ('{"field": "a"', r"^field filter must be JSON: "),
         (b"\xff", r"^field filter must be UTF-8, byte 0 is not$"),
         ('{"field": "a", "eq": NaN}', r"NaN is no JSON number$"),

@@ -400,6 +400,7 @@ def test_a_body_whose_middle_is_lost_is_not_searched_with(
     ("method", "path", "said"),
     [
         ("POST", "/search?k=5", "unknown parameter 'k' in the address, which takes none; send it in the body"),
+        ("POST", "/keys/delete?undo=true", "which takes none; DELETE /keys/{key} takes it"),
         ("GET", "/info?verbose=", "unknown parameter 'verbose'"),
         ("GET", "/keys/red?position=0", "unknown parameter 'position'"),
         ("GET", "/keys/shelf%2Fimage?position=0", "unknown parameter 'position'"),
