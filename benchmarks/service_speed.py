@@ -53,6 +53,7 @@ CLIENTS = 32  # who each ask again as soon as they are answered
 BATCH_SIZES = (8, 16, 32, 64)
 SATURATING = (8, 16, 32, 64)  # clients: as many as get most, which differs by the encoder
 BATCHED = 32  # queries in one request
+BATCHED_BY = (1, 2, 4, 8)  # clients who send such requests: as many as get most
 MOST_KEPT = 10_000
 CACHED_RATE = 1000.0
 NUM_KNOWN = 50
@@ -197,7 +198,7 @@ def saturation_by(kind: str, session: Session, encoder: Encoder) -> dict[str, An
     alone: list[dict[int, float]] = []
     single, batched, cores = [], [], []
     one, many, seconds = session.search(OURS, kind), session.batches(kind, BATCHED), session.plan.crowd_s
-    num_many = max((1, 2, 3), key=lambda number: answered_queries(many, number, seconds))
+    num_many = max(BATCHED_BY, key=lambda number: answered_queries(many, number, seconds))
     num_clients = max(SATURATING, key=lambda number: crowd(one, number, seconds).answered_per_s)
     for _ in range(session.plan.rounds):
         alone.append(raw_rates(encoder, items_of(session, kind, 256 if kind == "text" else 96)))
