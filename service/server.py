@@ -35,7 +35,7 @@ OTHER_FILES = 512  # that may be open beside connections: of indexes, models, lo
 SWITCH_INTERVAL_S = 0.0005  # in which a thread gives Python's lock to another that waits for it
 # New objects, and rounds of each kind, after which Python looks for garbage; by itself it takes (700, 10, 10).
 COLLECTED_AFTER = (100_000, 25, 10)  # whatever is under way
-COLLECTED_WHEN_QUIET_AFTER = (4_000, 25, 10)
+COLLECTED_WHEN_QUIET_AFTER = 4_000  # new objects
 
 logger = logging.getLogger("anykey.service")
 
@@ -262,10 +262,14 @@ def keep_pauses_short() -> None:
 
 
 def collect_what_is_due() -> None:
-    """Looks for garbage in what is new, and in what is older, if there is enough of it for a quiet moment."""
-    is_due = [count > most for count, most in zip(gc.get_count(), COLLECTED_WHEN_QUIET_AFTER, strict=True)]
-    if is_due[0]:
-        gc.collect(2 if all(is_due) else int(is_due[1]))
+    """Looks for garbage in all that is new since the last quiet moment, if that is much; what stays is laid aside.
+
+    Nobody is being answered, so what stays is of no request: most of it are answers and vectors that are kept, which
+    would take longer to look through each time (ADR 33).
+    """
+    if gc.get_count()[0] > COLLECTED_WHEN_QUIET_AFTER:
+        gc.collect()
+        gc.freeze()
 
 
 def give_memory_back() -> None:

@@ -120,3 +120,21 @@ def test_garbage_is_looked_for_when_nobody_is_being_answered() -> None:
         assert is_freed()
     finally:
         gc.enable()
+        gc.unfreeze()
+
+
+def test_what_stays_is_laid_aside_and_still_freed_once_nothing_refers_to_it() -> None:
+    settings = make_settings()
+    server = web_server(create_app(settings), settings, [])
+    num_before = gc.get_freeze_count()
+    gc.disable()
+    try:
+        kept = [[number] for number in range(10_000)]
+        asyncio.run(server.on_tick(0))
+        num_aside = gc.get_freeze_count()
+        assert num_aside >= num_before + len(kept)
+        kept.clear()
+        assert gc.get_freeze_count() <= num_aside - 10_000
+    finally:
+        gc.enable()
+        gc.unfreeze()
