@@ -77,7 +77,7 @@ def create_app(
         index: Used instead of opening the default index; the caller closes it.
         rerankers: Used instead of loading `settings.rerankers`.
         on_failure: Called once when loading fails; `app.state.lifecycle.failure` says why.
-        on_ready: Called when everything is loaded, and again whenever another release has taken over.
+        on_ready: Called when everything is loaded, and again whenever another release has taken over, or failed to.
         load_encoder: Makes an encoder of an index's settings.
 
     Returns:

@@ -89,7 +89,7 @@ class Lifecycle:
             encoder: Used instead of loading any checkpoint.
             index: Used instead of opening the default index; stays open afterwards.
             on_failure: Called once when the start fails.
-            on_ready: Called when everything is loaded, and again whenever another release has taken over.
+            on_ready: Called when everything is loaded, and again whenever another release has taken over, or failed to.
             rerankers: Used instead of loading those of the settings.
             load_encoder: Makes an encoder of an index's settings.
 

@@ -24,7 +24,6 @@ from anykey.service.app import create_app
 from anykey.service.errors import StartupError
 from anykey.service.lifecycle import Lifecycle
 from anykey.service.logs import LogEvent, configure_logging
-from anykey.service.operations.watcher import Watcher
 from anykey.service.requests.certificate import Certificate
 from anykey.service.requests.connection import BoundedConnection, ConnectionBound
 from anykey.service.searching.searcher import SearchableIndex
@@ -128,13 +127,13 @@ def _allow_open_files(max_connections: int) -> None:
 class _Server(uvicorn.Server):
     """The web server, which has garbage looked for while nobody is being answered."""
 
-    def __init__(self, config: uvicorn.Config, watcher: Watcher) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
         super().__init__(config)
-        self._watcher = watcher
+        self._lifecycle = lifecycle
 
     async def on_tick(self, counter: int) -> bool:
         """What is done ten times a second; gives whether to stop."""
-        if not self._watcher.num_under_way:
+        if not self._lifecycle.watcher.num_under_way and not self._lifecycle.is_loading:
             collect_what_is_due()
         return await super().on_tick(counter)
 
@@ -167,7 +166,7 @@ def web_server(app: FastAPI, settings: ServiceSettings, listeners: Sequence[sock
             workers=1,  # or the server reads WEB_CONCURRENCY, which may be set to nothing
             timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
         ),
-        app.state.lifecycle.watcher,
+        app.state.lifecycle,
     )
     if settings.tls_cert is not None and settings.tls_key is not None:
         certificate = Certificate(settings.tls_cert, settings.tls_key)

@@ -73,7 +73,7 @@ class ServedIndex:
             settings: The service's, with those of this index.
             resources: What all indexes share.
             given: Used instead of opening one; stays open afterwards.
-            on_switch: Called when another release has taken over and the one before has been closed.
+            on_switch: Called when another release has taken over and the one before has been closed, or could not.
         """
         self.name = name
         self.settings = settings
@@ -200,6 +200,7 @@ class ServedIndex:
             await self._warm(newer)
         except Exception as error:
             self._note_problem(error)
+            self._is_garbage_left |= not isinstance(error, NoRoomError)  # for which nothing was loaded
             return
         older, self._serving, self.problem = self._serving, newer, None
         self._is_room_awaited = False
