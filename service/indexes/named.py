@@ -73,7 +73,7 @@ class ServedIndex:
             settings: The service's, with those of this index.
             resources: What all indexes share.
             given: Used instead of opening one; stays open afterwards.
-            on_switch: Called when another release has taken over and the one before has been closed, or none could be loaded.
+            on_switch: Called when another release has taken over and the one before is closed, or none could be loaded.
         """
         self.name = name
         self.settings = settings
